@@ -50,11 +50,11 @@ def load(path: Path) -> xgboost.Booster:
     """
     try:
         packed = path.read_bytes()
-        digest = path.with_name(f"{path.name}.sha256").read_text().split()[0]
+        digest = path.with_name(f"{path.name}.sha256").read_bytes()[:64]
     except OSError as error:
         raise ModelError(f"{error.filename} is not readable. {RETRAIN}") from error
-    if hashlib.sha256(packed).hexdigest() != digest:
-        raise ModelError(f"{path} is damaged: its SHA-256 is not {digest}. {RETRAIN}")
+    if hashlib.sha256(packed).hexdigest().encode() != digest:
+        raise ModelError(f"{path} is damaged: {path.name}.sha256 has another digest. {RETRAIN}")
     pickled = gzip.decompress(packed)
 
     # XGBoost writes its version into the pickle as UBJSON: an array of three int8.
@@ -128,13 +128,18 @@ class Ensemble:
     """What a Table does, for a model too large for one: every flower is asked of XGBoost."""
 
     def __init__(self, booster: xgboost.Booster) -> None:
-        self.predict_proba = booster.inplace_predict
+        self.booster = booster
 
     def predict_one(self, flower: list[float]) -> int:
         return self.predict(np.array([flower], np.float32)).item()
 
     def predict(self, flowers: NDArray[np.float32]) -> NDArray[np.intp]:
         return self.predict_proba(flowers).argmax(axis=-1)
+
+    def predict_proba(self, flowers: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not len(flowers):  # which XGBoost refuses
+            return np.empty((0, len(SPECIES)), np.float32)
+        return self.booster.inplace_predict(flowers)
 
 
 def tabulate(booster: xgboost.Booster, max_cells: int = MAX_CELLS) -> Table | Ensemble:

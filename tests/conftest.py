@@ -1,0 +1,18 @@
+from collections.abc import Iterator
+
+import pytest
+from flask.testing import FlaskClient
+from service import Service
+
+import run
+
+
+@pytest.fixture
+def client() -> FlaskClient:
+    return run.app.test_client()
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Service]:
+    with Service() as service:
+        yield service

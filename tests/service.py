@@ -1,0 +1,118 @@
+"""The real server, in a process of its own, and clients that load it."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+ROOT = Path(__file__).parents[1]
+FLOWER = {"sepalLengthCm": 5.9, "sepalWidthCm": 3, "petalLengthCm": 5.1, "petalWidthCm": 1.8}
+JSON = {"Content-Type": "application/json"}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class Service:
+    """`gunicorn run:app` on a port of its own, from `with` on until its end."""
+
+    def __init__(self, *command: str, port: int | None = None, **env: str) -> None:
+        self.port = port or free_port()
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            command or (sys.executable, "-m", "gunicorn", "run:app"),
+            cwd=ROOT,
+            env={**os.environ, "PORT": str(self.port), **env},
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def __enter__(self) -> Self:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                assert self.request("GET", "/")[2] == b"hello!!"
+                return self
+            except OSError:
+                assert self.process.poll() is None and time.monotonic() < deadline, self.logged()
+                time.sleep(0.05)
+
+    def __exit__(self, *error: object) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+    def logged(self) -> str:
+        self.log.seek(0)
+        return self.log.read()
+
+    def workers(self) -> list[int]:
+        task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in task.read_text().split()]
+
+    def connect(self, timeout: float = 30) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout)
+
+    def request(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] = JSON
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.headers, response.read()
+        finally:
+            connection.close()
+
+    def send(self, sent: bytes) -> bytes:
+        """Send bytes as they are, then nothing more, and return all that comes back."""
+        with self.connect() as client:
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+class Load:
+    """Keep-alive clients that post a flower again and again, from `with` on until its end."""
+
+    def __init__(self, port: int, clients: int = 16) -> None:
+        self.port = port
+        self.seconds: list[float] = []
+        self.failures: list[Exception] = []
+        self.stopped = threading.Event()
+        self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
+
+    def __enter__(self) -> Self:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join()
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        body = json.dumps(FLOWER)
+        while not self.stopped.is_set():
+            start = time.monotonic()
+            try:
+                connection.request("POST", "/predict", body, JSON)
+                response = connection.getresponse()
+                answer = response.status, response.read()
+                assert answer == (200, b'{"return":"2"}'), answer
+            except (OSError, http.client.HTTPException, AssertionError) as failure:
+                self.failures.append(failure)
+                connection.close()
+            self.seconds.append(time.monotonic() - start)
+        connection.close()
