@@ -1,0 +1,355 @@
+"""The faults of a network and of a night in production, over real sockets to `gunicorn run:app`."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from service import FLOWER, JSON, Load, Service
+from test_run import NOT_JSON, WRONG
+
+ONE = json.dumps(FLOWER).encode()
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+LONG = HEAD + b"Content-Length: %d\r\n\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+ANSWER = b'{"return":"2"}'
+DEVELOPMENT = "import os, run; run.app.run(port=int(os.environ['PORT']))"
+
+
+@pytest.fixture(scope="module", params=["gunicorn", "development"])
+def server(request: pytest.FixtureRequest, service: Service) -> Iterator[Service]:
+    """Either server that the application runs on."""
+    if request.param == "gunicorn":
+        yield service
+    else:
+        with Service(sys.executable, "-c", DEVELOPMENT) as server:
+            yield server
+
+
+def test_a_flower_has_its_class(server: Service) -> None:
+    status, headers, body = server.request("POST", "/predict", ONE)
+    assert (status, headers["Content-Type"], body) == (200, "application/json", ANSWER)
+    assert headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize("body", NOT_JSON, ids=lambda body: repr(body[:30]))
+def test_what_is_not_json_is_refused(server: Service, body: bytes) -> None:
+    status, headers, answer = server.request("POST", "/predict", body)
+    assert (status, headers["Content-Type"]) == (400, "application/problem+json")
+    assert b"not JSON in UTF-8" in answer
+    assert server.request("POST", "/predict", ONE)[2] == ANSWER
+
+
+@pytest.mark.parametrize(("body", "errors"), WRONG, ids=lambda case: repr(case[:30]))
+def test_every_wrong_field_is_named(
+    server: Service, body: bytes, errors: list[tuple[str, str]]
+) -> None:
+    status, _, answer = server.request("POST", "/predict", body)
+    assert status == 422
+    named = [(error["pointer"], error["detail"]) for error in json.loads(answer)["errors"]]
+    assert named == errors
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (HEAD + b"\r\n", 400),
+        (LONG % (len(ONE) + 1) + ONE, 400),
+        (LONG % 10**10, 413),
+        (LONG % 10**10 + ONE * 1000, 413),
+        (CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(ONE), ONE), 411),
+        (CHUNKED + b"fffffff\r\n" + ONE * 1000, 411),
+    ],
+)
+def test_a_body_of_another_length_is_refused(server: Service, sent: bytes, status: int) -> None:
+    answer = server.send(sent)
+    assert answer.split(b" ")[1] == str(status).encode()
+    assert b"application/problem+json" in answer
+    assert server.request("POST", "/predict", ONE)[2] == ANSWER
+
+
+def test_too_long_a_body_is_refused_before_it_is_sent(server: Service) -> None:
+    with server.connect(timeout=5) as client:
+        client.sendall(LONG % 10**10)
+        assert b" 413 " in client.recv(65536)
+
+
+def test_the_answer_reaches_a_client_that_sends_it_all_first(service: Service) -> None:
+    status, headers, _ = service.request("POST", "/predict", b" " * 8_000_000)
+    assert (status, headers["Connection"]) == (413, "close")
+
+
+def test_a_connection_goes_on_after_an_error(service: Service) -> None:
+    connection = HTTPConnection("127.0.0.1", service.port, timeout=5)
+    local_ports = set()
+    for method, path, body, headers, status in [
+        ("POST", "/nowhere", b" " * 2**20, {}, 404),
+        ("PUT", "/predict", ONE, JSON, 405),
+        ("POST", "/predict", b" " * 2**20, {}, 415),
+        ("POST", "/predict", b"{}", JSON, 422),
+        ("POST", "/predict", ONE, JSON, 200),
+    ]:
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == status
+        local_ports.add(connection.sock.getsockname()[1])
+    connection.close()
+    assert len(local_ports) == 1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200)),
+        b"GET / HTTP/1.1\nHost: localhost\n\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /\x00 HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\x00b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\n folded: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n\r\n",
+        b"get / http/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Content-Length: -5\r\n\r\nhello",
+        HEAD + b"Content-Length: 5x\r\n\r\nhello",
+        HEAD + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+        CHUNKED + b"zz\r\nhello\r\n0\r\n\r\n",
+        CHUNKED + b"-5\r\nhello\r\n0\r\n\r\n",
+        CHUNKED + b"5\nhello\n0\n\n",
+        CHUNKED + b"5\r\nhello",
+    ],
+    ids=lambda sent: repr(sent[-30:]),
+)
+def test_malformed_http_is_refused_or_hung_up_on(service: Service, sent: bytes) -> None:
+    answer = service.send(sent)
+    assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
+    assert service.request("POST", "/predict", ONE)[2] == ANSWER
+
+
+def test_slow_clients_are_let_go_and_hold_nobody(service: Service) -> None:
+    headers = [service.connect() for _ in range(200)]
+    bodies = [service.connect() for _ in range(200)]
+    for client in bodies:
+        client.sendall(LONG % 1000)
+    started = time.monotonic()
+    with Load(service.port, clients=2) as load:
+        slow = headers + bodies
+        while slow and time.monotonic() - started < 15:
+            for client in slow:
+                with contextlib.suppress(OSError):
+                    client.send(b"x")
+            time.sleep(1)
+            slow = [client for client in slow if not is_closed(client)]
+    assert not slow
+    assert time.monotonic() - started > 9
+    assert load.answered > 100
+    assert not load.failures
+
+
+def is_closed(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        closed = client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        closed = True
+    client.close()
+    return closed
+
+
+def test_a_client_that_takes_a_few_seconds_is_served(service: Service) -> None:
+    with service.connect() as client:
+        for part in (HEAD, b"Content-Length: %d\r\n\r\n" % len(ONE), ONE[:9], ONE[9:]):
+            time.sleep(1)
+            client.sendall(part)
+        client.shutdown(socket.SHUT_WR)
+        assert client.makefile("rb").read().endswith(ANSWER)
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def wait_for_workers(service: Service, count: int, within: float) -> list[int]:
+    deadline = time.monotonic() + within
+    while len(service.workers()) != count and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = service.workers()
+    assert len(workers) == count
+    return workers
+
+
+def test_reloading_again_and_again_loses_no_request() -> None:
+    with Service(WEB_CONCURRENCY="2") as service:
+        before = wait_for_workers(service, 2, within=5)
+        time.sleep(1)
+        open_before = descriptors(service.process.pid)
+        with Load(service.port) as load:
+            for _ in range(5):
+                service.process.send_signal(signal.SIGHUP)
+                time.sleep(1)
+        assert load.answered > 500
+        assert not load.failures
+        time.sleep(4)
+        after = wait_for_workers(service, 2, within=5)
+        assert not set(before) & set(after)
+        assert descriptors(service.process.pid) == open_before
+
+
+def test_terminating_answers_what_runs_and_what_waits() -> None:
+    with Service(WEB_CONCURRENCY="2") as service:
+        running = [service.connect() for _ in range(20)]
+        for client in running:
+            client.sendall(LONG % len(ONE) + ONE[:9])
+        idle = HTTPConnection("127.0.0.1", service.port)
+        idle.request("GET", "/")
+        assert idle.getresponse().read() == b"hello!!"
+        with Load(service.port) as load:
+            time.sleep(0.5)
+            service.process.terminate()
+            started = time.monotonic()
+            queued = [service.connect() for _ in range(100)]
+            for client in queued:
+                client.sendall(LONG % len(ONE) + ONE)
+            time.sleep(0.5)
+            for client in running:
+                client.sendall(ONE[9:])
+            assert service.process.wait(5) == 0
+            assert time.monotonic() - started < 5
+        for client in running + queued:
+            with client:
+                assert client.recv(65536).endswith(ANSWER)
+        assert load.answered > 100
+        # Whoever comes after the end is refused; nobody who was let in is sent away.
+        assert {type(failure) for failure in load.failures} <= {ConnectionRefusedError}
+        assert "ERROR" not in service.logged()
+        idle.close()
+
+
+def test_terminating_does_not_wait_for_those_who_stall() -> None:
+    with Service() as service:
+        stalled = [service.connect() for _ in range(20)]
+        for client in stalled:
+            client.sendall(LONG % 1000)
+        time.sleep(0.5)
+        service.process.terminate()
+        assert service.process.wait(5) == 0
+        for client in stalled:
+            client.close()
+
+
+def test_a_killed_worker_is_replaced() -> None:
+    with Service(WEB_CONCURRENCY="2") as service:
+        victim, other = wait_for_workers(service, 2, within=5)
+        with Load(service.port) as load:
+            time.sleep(0.5)
+            os.kill(victim, signal.SIGKILL)
+            time.sleep(1.5)
+            now = service.workers()
+        assert len(now) == 2 and other in now and victim not in now
+        assert len(load.failures) <= 16
+        assert load.answered > 100
+
+
+def test_workers_do_not_outlive_a_killed_master() -> None:
+    with Service(WEB_CONCURRENCY="2") as service:
+        workers = wait_for_workers(service, 2, within=5)
+        service.process.kill()
+        deadline = time.monotonic() + 5
+        while any(Path(f"/proc/{pid}").exists() for pid in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with socket.create_server(("127.0.0.1", service.port)):
+            pass  # the port is free
+
+
+def test_each_process_has_a_handful_of_threads() -> None:
+    env = {"WEB_CONCURRENCY": "2"}
+    assert "OMP_NUM_THREADS" not in os.environ
+    with Service(**env) as service:
+        workers = wait_for_workers(service, 2, within=5)
+        for _ in range(10):
+            assert service.request("POST", "/predict", ONE)[2] == ANSWER
+        for pid in (service.process.pid, *workers):
+            assert len(os.listdir(f"/proc/{pid}/task")) <= 5
+
+
+READ_ONLY = """
+mount -o remount,bind,ro / && ! touch "$0" 2>/dev/null &&
+exec env -u HOME unshare --user --map-user=12345 --map-group=12345 "$@"
+"""
+
+
+def test_it_serves_from_a_read_only_disk_as_anybody_without_a_home() -> None:
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"]).returncode:
+        (pytest.fail if "CI" in os.environ else pytest.skip)("unshare cannot make namespaces here")
+    gunicorn = [sys.executable, "-m", "gunicorn", "run:app"]
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, __file__, *gunicorn]
+    with Service(*command) as service:
+        assert service.request("POST", "/predict", ONE)[2] == ANSWER
+    assert "Booting worker" in service.logged()
+    assert "ERROR" not in service.logged() and "WARNING" not in service.logged()
+
+
+def test_two_instances_are_independent() -> None:
+    with Service() as one:
+        with Service() as two:
+            assert one.request("POST", "/predict", ONE)[2] == ANSWER
+            assert two.request("POST", "/predict", ONE)[2] == ANSWER
+        assert one.request("POST", "/predict", ONE)[2] == ANSWER
+        assert one.process.poll() is None
+
+
+def private_memory(pid: int) -> int:
+    """Return what a process shares with no other, in KiB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private"))
+
+
+def test_memory_does_not_grow() -> None:
+    with Service(WEB_CONCURRENCY="1") as service:
+        (worker,) = wait_for_workers(service, 1, within=5)
+        good = (LONG % len(ONE) + ONE) * 100
+        bad = (LONG % 2 + b"{}") * 10
+
+        def ask(rounds: int) -> None:
+            with service.connect() as client:
+                for _ in range(rounds):
+                    client.sendall(good + bad)
+                    received = b""
+                    while received.count(b"HTTP/1.1 ") < 110 or not received.endswith(b"]}"):
+                        received += client.recv(2**20)
+                    assert received.count(b"HTTP/1.1 200 OK") == 100
+
+        ask(20)
+        before = private_memory(worker)
+        ask(200)
+        assert private_memory(worker) < before + 1024
+
+
+def test_a_damaged_model_stops_the_start(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    for name in ("model.py", "run.py", "gunicorn.conf.py"):
+        shutil.copy(root / name, tmp_path)
+    shutil.copytree(root / "model", tmp_path / "model")
+    path = tmp_path / "model" / "xgboost-iris.pgz"
+    path.write_bytes(path.read_bytes()[:-1])
+    command = [sys.executable, "-m", "gunicorn", "run:app"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert ended.returncode != 0
+    assert f"ModelError: {path} is damaged" in ended.stderr
