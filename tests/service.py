@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,9 +14,19 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 FLOWER = {"sepalLengthCm": 5.9, "sepalWidthCm": 3, "petalLengthCm": 5.1, "petalWidthCm": 1.8}
 JSON = {"Content-Type": "application/json"}
+
+
+def tool(name: str) -> str:
+    """Return a program's path; without it the test is skipped, but fails where CI has to be."""
+    path = shutil.which(name)
+    if path is None:
+        (pytest.fail if "CI" in os.environ else pytest.skip)(f"{name} is not installed")
+    return path
 
 
 def free_port() -> int:

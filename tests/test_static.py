@@ -1,0 +1,80 @@
+"""What is fetched from the service, against the service."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from service import FLOWER, Service, tool
+
+import model
+import run
+
+STATIC = Path(__file__).parents[1] / "static"
+OPENAPI = json.loads((STATIC / "openapi.json").read_text())
+
+
+@pytest.mark.parametrize("path", sorted(path.name for path in STATIC.iterdir()))
+def test_every_file_is_served_to_any_origin(service: Service, path: str) -> None:
+    headers = {"Origin": "https://any.example"}
+    status, received, body = service.request("GET", f"/static/{path}", headers=headers)
+    assert (status, body) == (200, (STATIC / path).read_bytes())
+    assert received["Access-Control-Allow-Origin"] == "https://any.example"
+
+
+def test_the_description_agrees_with_the_code() -> None:
+    schemas = OPENAPI["components"]["schemas"]
+    assert schemas["Flower"] == msgspec.json.schema(run.Flower)["$defs"]["Flower"]
+    assert schemas["Class"]["enum"] == run.CLASSES.tolist()
+    assert tuple(schemas["Probabilities"]["properties"]) == model.SPECIES
+    assert tuple(schemas["Probabilities"]["required"]) == model.SPECIES
+    served = {rule.rule for rule in run.app.url_map.iter_rules() if rule.endpoint != "static"}
+    assert set(OPENAPI["paths"]) == served
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict_proba"])
+def test_the_examples_are_real(service: Service, path: str) -> None:
+    description = OPENAPI["paths"][path]["post"]
+    example = description["requestBody"]["content"]["application/json"]["example"]
+    assert example == FLOWER
+    answer = json.loads(service.request("POST", path, json.dumps(example))[2])
+    expected = description["responses"]["200"]["content"]["application/json"]["example"]
+    if path == "/predict_proba":
+        answer, expected = answer["return"], pytest.approx(expected["return"], abs=1e-6)
+    assert answer == expected
+
+
+def test_schemathesis_finds_no_disagreement(service: Service) -> None:
+    url = f"http://127.0.0.1:{service.port}"
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/static/openapi.json"),
+        *("--url", url, "--checks", "all", "--max-examples", "1000", "--workers", "2"),
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+    assert "No issues found" in ended.stdout
+
+
+def test_newman_finds_every_answer_as_expected(service: Service) -> None:
+    variable = f"baseUrl=http://127.0.0.1:{service.port}"
+    collection = STATIC / "postman_collection.json"
+    command = [tool("newman"), "run", collection, "--env-var", variable]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_the_collection_shows_the_answers_that_come(service: Service) -> None:
+    collection = json.loads((STATIC / "postman_collection.json").read_text())
+    assert collection["variable"] == [{"key": "baseUrl", "value": "http://localhost:3000"}]
+    for item in collection["item"]:
+        (saved,) = item["response"]
+        request = item["request"]
+        headers = {header["key"]: header["value"] for header in request["header"]}
+        body = request.get("body", {}).get("raw")
+        path = request["url"]["raw"].removeprefix("{{baseUrl}}")
+        status, received, answer = service.request(request["method"], path, body, headers)
+        assert (status, received["Content-Type"]) == (saved["code"], saved["header"][0]["value"])
+        if item["name"] != "Probabilities":  # whose last digits are the processor's own
+            assert answer.decode() == saved["body"]
