@@ -75,6 +75,15 @@ class Service:
         task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in task.read_text().split()]
 
+    def private_memory(self) -> list[float]:
+        """Return what each worker shares with no other process, in MiB."""
+        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.workers()]
+        return [
+            sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private"))
+            / 1024
+            for rollup in rollups
+        ]
+
     def connect(self, timeout: float = 30) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 

@@ -1,0 +1,213 @@
+"""What the service costs, as ratios within one run: python bench.py
+
+Medians of several rounds, in which what is compared takes turns. The parts that put load on a
+real server need wrk (apt install wrk) and are left out without it.
+"""
+
+import gzip
+import io
+import json
+import pickle
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from flask import Flask, Response, jsonify, request
+from flask_cors import CORS
+
+from tests.service import FLOWER, Service
+
+ONE = json.dumps(FLOWER).encode()
+THOUSAND = json.dumps([FLOWER] * 1_000).encode()
+
+
+def empty() -> Flask:
+    """The least that a Flask service for flowers can do: parse one and answer a constant."""
+    app = Flask("empty")
+    app.get("/")(lambda: "hello!!")
+    CORS(app)
+
+    @app.post("/predict")
+    def predict() -> Response:
+        request.get_json()
+        return jsonify({"return": "2"})
+
+    return app
+
+
+def tutorial() -> Flask:
+    """The service as the tutorials have it: XGBoost with all its threads for every flower."""
+    app = Flask("tutorial")
+    app.get("/")(lambda: "hello!!")
+    CORS(app)
+    with gzip.open("model/xgboost-iris.pgz") as file:
+        classifier = pickle.load(file)
+
+    @app.post("/predict")
+    def predict() -> Response:
+        flower = [[request.get_json()[name] for name in FLOWER]]
+        return jsonify({"return": str(classifier.predict(np.array(flower))[0])})
+
+    return app
+
+
+def medians(*calls: Callable[[], Any], rounds: int = 30, times: int = 1) -> list[float]:
+    """Return the median seconds that each call takes, over rounds in which they take turns."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, taken in zip(calls, seconds, strict=True):
+            start = time.perf_counter()
+            for _ in range(times):
+                call()
+            taken.append((time.perf_counter() - start) / times)
+    return [statistics.median(taken) for taken in seconds]
+
+
+def post(app: Flask, body: bytes) -> None:
+    """Call the application as a WSGI server does."""
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/predict",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "3000",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": "localhost:3000",
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+    }
+    answer = app(environ, started)
+    b"".join(answer)
+    answer.close()
+
+
+def started(status: str, headers: object, error: object = None) -> None:
+    assert status == "200 OK", status
+
+
+def in_process() -> None:
+    import model
+    import run
+
+    nothing = empty()
+    bare, one = medians(lambda: post(nothing, ONE), lambda: post(run.app, ONE), times=200)
+    print(f"{one / bare:8.2f}  one flower / empty view, through the WSGI callable")
+    one, many = medians(lambda: post(run.app, ONE), lambda: post(run.app, THOUSAND), times=20)
+    print(f"{many / one:8.2f}  a thousand flowers in one request / one flower")
+
+    classifier = pickle.loads(gzip.decompress(model.MODEL.read_bytes()))
+    booster = model.load(model.MODEL)
+    for count, times in ((1, 200), (1_000, 20), (100_000, 1)):
+        flowers = np.random.default_rng(0).uniform(0, 8, (count, 4)).astype(np.float32)
+        predict = model.predict if count == 1 else model.predict_classes
+        table, wrapped, inplace = medians(
+            lambda flowers=flowers, predict=predict: predict(flowers),
+            lambda flowers=flowers: classifier.predict(flowers),
+            lambda flowers=flowers: booster.inplace_predict(flowers),
+            rounds=15,
+            times=times,
+        )
+        print(
+            f"{wrapped / table:8.1f}  XGBClassifier.predict / the table, {count:,} flowers"
+            f" (Booster.inplace_predict on one thread: {inplace / table:.1f})"
+        )
+
+
+def starts() -> None:
+    def python(statement: str) -> None:
+        subprocess.run([sys.executable, "-c", statement], check=True)
+
+    def first_answer() -> None:
+        service.append(Service())
+        service[-1].__enter__()
+
+    service: list[Service] = []
+    xgboost, ours, both, answered = medians(
+        lambda: python("import xgboost"),
+        lambda: python("import model"),
+        lambda: python("import xgboost, flask"),
+        first_answer,
+        rounds=7,
+    )
+    for started in service:
+        started.__exit__()
+    print(f"{ours / xgboost:8.2f}  import model / import xgboost")
+    print(f"{answered / both:8.2f}  gunicorn from start to first answer / import xgboost, flask")
+
+
+def wrk(service: Service, body: bytes, seconds: int = 5) -> tuple[float, float, float]:
+    """Return requests a second and the 50th and 99th percentile of latency in ms."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(f"wrk.method = 'POST'; wrk.body = '{body.decode()}'\n")
+        script.write('wrk.headers["Content-Type"] = "application/json"\n')
+        script.flush()
+        url = f"http://127.0.0.1:{service.port}/predict"
+        load = ["-t1", "-c16", f"-d{seconds}s", "--latency", "-s", script.name, url]
+        printed = subprocess.run(["wrk", *load], capture_output=True, text=True, check=True).stdout
+    assert "Non-2xx" not in printed and "Socket errors" not in printed, printed
+    units = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+    latency = {
+        percent: float(value) * units[unit]
+        for percent, value, unit in re.findall(r"(\d+)%\s+([\d.]+)(us|ms|s)\n", printed)
+    }
+    (rate,) = re.findall(r"Requests/sec:\s+([\d.]+)", printed)
+    return float(rate), latency["50"], latency["99"]
+
+
+def under_load() -> None:
+    gunicorn = (sys.executable, "-m", "gunicorn")
+    stock = ("-c", "/dev/null", "--workers", "2", "bench:tutorial()")
+    rounds = []
+    with Service() as ours, Service(*gunicorn, "bench:empty()") as nothing:
+        for _ in range(5):
+            rounds.append((wrk(nothing, ONE), wrk(ours, ONE), wrk(ours, THOUSAND)))
+        private = ours.private_memory()
+    with Service(*gunicorn, *stock) as theirs:
+        slow = statistics.median(wrk(theirs, ONE, 10)[0] for _ in range(3))
+    ratio = statistics.median(ours[0] / nothing[0] for nothing, ours, _ in rounds)
+    rate = statistics.median(ours[0] for _, ours, _ in rounds)
+    spread = statistics.median(ours[2] / ours[1] for _, ours, _ in rounds)
+    flowers = statistics.median(thousand[0] for *_, thousand in rounds) / 1_000
+    print(f"{ratio:8.2f}  requests a second / empty view's, two workers and 16 connections")
+    print(f"{spread:8.1f}  99th percentile / median of latency")
+    print(f"{rate / slow:8.0f}  requests a second / the tutorials' service's ({rate:.0f} / {slow:.0f})")
+    print(f"{flowers:8.2f}  million flowers a second, a thousand in each request")
+    print(f"{max(private):8.1f}  MiB of memory of its own for each worker")
+
+
+def beside_slow_clients() -> None:
+    with Service() as service:
+        slow = [service.connect() for _ in range(400)]
+        for client in slow[:200]:
+            client.sendall(b"POST /predict HTTP/1.1\r\nContent-Length: 1000\r\n\r\n")
+        time.sleep(1)
+        seconds = []
+        for _ in range(250):
+            start = time.perf_counter()
+            service.request("POST", "/predict", ONE)
+            seconds.append(time.perf_counter() - start)
+            if len(seconds) % 25 == 0:
+                for client in slow:
+                    client.send(b"x")
+            time.sleep(0.02)
+        for client in slow:
+            client.close()
+    print(f"{1000 * max(seconds):8.1f}  ms for the slowest of 250 requests beside 400 slow clients")
+
+
+if __name__ == "__main__":
+    in_process()
+    starts()
+    beside_slow_clients()
+    if shutil.which("wrk"):
+        under_load()

@@ -1,0 +1,52 @@
+"""Several instances behind a real load balancer."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from service import Load, Service, free_port, tool
+
+CONFIGURATION = """
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 30s
+    timeout server 30s
+    option redispatch
+    option httpchk GET /
+    default-server check inter 200ms fall 1 rise 1
+frontend iris
+    bind 127.0.0.1:{port}
+    default_backend services
+backend services
+"""
+
+
+@contextmanager
+def balancer(folder: Path, services: list[Service]) -> Iterator[int]:
+    """HAProxy on a port of its own, in front of the services."""
+    port = free_port()
+    servers = [f"    server s{s.port} 127.0.0.1:{s.port}\n" for s in services]
+    path = folder / "haproxy.cfg"
+    path.write_text(CONFIGURATION.format(port=port) + "".join(servers))
+    process = subprocess.Popen([tool("haproxy"), "-f", path], stderr=subprocess.DEVNULL)
+    time.sleep(1)
+    yield port
+    process.terminate()
+    process.wait()
+
+
+def test_restarting_one_after_the_other_loses_no_request(tmp_path: Path) -> None:
+    tool("haproxy")
+    with ExitStack() as stack:
+        services = [stack.enter_context(Service(WEB_CONCURRENCY="1")) for _ in range(3)]
+        with balancer(tmp_path, services) as port, Load(port) as load:
+            for service in services:
+                service.process.terminate()
+                assert service.process.wait(5) == 0
+                stack.enter_context(Service(port=service.port, WEB_CONCURRENCY="1"))
+                time.sleep(1)
+        assert load.answered > 1000
+        assert not load.failures
