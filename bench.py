@@ -16,11 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from flask import Flask, Response, jsonify, request
 from flask_cors import CORS
+from werkzeug.test import run_wsgi_app
 
 from tests.service import FLOWER, Service
 
@@ -86,12 +88,8 @@ def post(app: Flask, body: bytes) -> None:
         "wsgi.input_terminated": True,
         "wsgi.errors": sys.stderr,
     }
-    answer = app(environ, started)
+    answer, status, _ = run_wsgi_app(app, environ)
     b"".join(answer)
-    answer.close()
-
-
-def started(status: str, headers: object, error: object = None) -> None:
     assert status == "200 OK", status
 
 
@@ -109,11 +107,11 @@ def in_process() -> None:
     booster = model.load(model.MODEL)
     for count, times in ((1, 200), (1_000, 20), (100_000, 1)):
         flowers = np.random.default_rng(0).uniform(0, 8, (count, 4)).astype(np.float32)
-        predict = model.predict if count == 1 else model.predict_classes
+        predict: Callable[..., Any] = model.predict if count == 1 else model.predict_classes
         table, wrapped, inplace = medians(
-            lambda flowers=flowers, predict=predict: predict(flowers),
-            lambda flowers=flowers: classifier.predict(flowers),
-            lambda flowers=flowers: booster.inplace_predict(flowers),
+            partial(predict, flowers),
+            partial(classifier.predict, flowers),
+            partial(booster.inplace_predict, flowers),
             rounds=15,
             times=times,
         )
@@ -180,7 +178,7 @@ def under_load() -> None:
     flowers = statistics.median(thousand[0] for *_, thousand in rounds) / 1_000
     print(f"{ratio:8.2f}  requests a second / empty view's, two workers and 16 connections")
     print(f"{spread:8.1f}  99th percentile / median of latency")
-    print(f"{rate / slow:8.0f}  requests a second / the tutorials' service's ({rate:.0f} / {slow:.0f})")
+    print(f"{rate / slow:8.0f}  requests a second / the tutorials' ({rate:.0f} / {slow:.0f})")
     print(f"{flowers:8.2f}  million flowers a second, a thousand in each request")
     print(f"{max(private):8.1f}  MiB of memory of its own for each worker")
 

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from flask import Flask, Response, abort, request
 from flask.helpers import get_debug_flag
+from flask.typing import ResponseReturnValue
 from flask_cors import CORS
 from msgspec.structs import astuple
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ CORS(app)
 
 CENTIMETRES = msgspec.Meta(ge=0, le=100, description="in cm")
 Length = Annotated[float, CENTIMETRES]
+EXPECTED = f"a number from {CENTIMETRES.ge} to {CENTIMETRES.le}, {CENTIMETRES.description}"
 
 
 class Flower(msgspec.Struct, rename="camel", gc=False):
@@ -121,10 +123,9 @@ def errors_in_flower(flower: msgspec.Raw, pointer: str) -> Iterator[dict[str, st
         try:
             decode_length(length)
         except msgspec.DecodeError:
-            expected = "a number from {0.ge} to {0.le}, {0.description}".format(CENTIMETRES)
             yield {
                 "pointer": f"{pointer}/{name}",
-                "detail": f"expected {expected}, got {shown(length)}",
+                "detail": f"expected {EXPECTED}, got {shown(length)}",
             }
 
 
@@ -136,6 +137,11 @@ def array(flowers: list[Flower]) -> NDArray[np.float32]:
     packed = pack(flowers)
     rows = np.frombuffer(packed, ROW, offset=len(packed) - len(flowers) * ROW.itemsize)
     return np.array([rows[name] for name in NAMES], np.float32).T
+
+
+def probabilities(flowers: list[Flower]) -> list[dict[str, float]]:
+    rows = model.predict_proba(array(flowers)).tolist()
+    return [dict(zip(model.SPECIES, row, strict=True)) for row in rows]
 
 
 def returned(answer: Any) -> Response:
@@ -158,19 +164,22 @@ def predict() -> Response:
 @app.post("/predict_proba")
 def predict_proba() -> Response:
     flowers = flowers_or_abort()
-    many = isinstance(flowers, list)
-    rows = model.predict_proba(array(flowers if many else [flowers])).tolist()
-    named = [dict(zip(model.SPECIES, row, strict=True)) for row in rows]
-    return returned(named if many else named[0])
+    if isinstance(flowers, Flower):
+        return returned(probabilities([flowers])[0])
+    return returned(probabilities(flowers))
 
 
 @app.errorhandler(HTTPException)
-def problem(error: HTTPException) -> Response:
-    """Answer every error as a problem (RFC 9457), the unforeseen ones as a plain 500."""
-    response = error.get_response()
-    body = {"title": error.name, "status": error.code, "detail": error.description}
+def problem(error: HTTPException) -> ResponseReturnValue:
+    """Answer every error as a problem (RFC 9457), the unforeseen ones as a bare 500."""
+    body: dict[str, Any] = {
+        "title": error.name,
+        "status": error.code,
+        "detail": error.description,
+    }
     if isinstance(error, InvalidFlowers):
         body["errors"] = error.errors
+    response = error.get_response()
     response.data = msgspec.json.encode(body)
     response.content_type = "application/problem+json"
     return response

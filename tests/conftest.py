@@ -2,9 +2,9 @@ from collections.abc import Iterator
 
 import pytest
 from flask.testing import FlaskClient
-from service import Service
 
 import run
+from tests.service import Service
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ class Service:
 
     def __init__(self, *command: str, port: int | None = None, **env: str) -> None:
         self.port = port or free_port()
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             command or (sys.executable, "-m", "gunicorn", "run:app"),
             cwd=ROOT,

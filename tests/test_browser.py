@@ -14,7 +14,8 @@ from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
-from service import Service, free_port, tool
+
+from tests.service import Service, free_port, tool
 
 STATIC = Path(__file__).parents[1] / "static"
 PICTURE = STATIC / "page.webp"
@@ -135,9 +136,7 @@ def test_requests_do_not_pile_up(browser: webdriver.Chrome, service: Service) ->
     assert '"sepalLengthCm": 8' in text(browser, "#curl")
 
 
-def test_the_page_works_from_another_origin(
-    browser: webdriver.Chrome, other_origin: str
-) -> None:
+def test_the_page_works_from_another_origin(browser: webdriver.Chrome, other_origin: str) -> None:
     with Service(GUNICORN_CMD_ARGS="--access-logfile -") as service:
         browser.get_log("browser")
         browser.get(f"{other_origin}/index.html?api=http://127.0.0.1:{service.port}/")

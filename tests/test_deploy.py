@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from service import Load, Service, free_port, tool
+from tests.service import Load, Service, free_port, tool
 
 CONFIGURATION = """
 defaults

@@ -9,10 +9,9 @@ from typing import Any
 import flask
 import pytest
 from flask.testing import FlaskClient
-from service import FLOWER
 
 import model
-import run
+from tests.service import FLOWER
 
 ROOT = Path(__file__).parents[1]
 SETOSA = {"sepalLengthCm": 5.1, "sepalWidthCm": 3.5, "petalLengthCm": 1.4, "petalWidthCm": 0.2}
@@ -174,7 +173,9 @@ def test_errors_are_named_up_to_ten_thousand(client: FlaskClient) -> None:
     assert problem["errors"][-1]["pointer"] == "/2499/petalWidthCm"
 
 
-@pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize(
+    "content_type", [None, "", "text/plain", "application/x-www-form-urlencoded"]
+)
 def test_another_content_type_says_which_to_send(
     client: FlaskClient, content_type: str | None
 ) -> None:
@@ -190,7 +191,9 @@ def test_json_may_say_more_of_itself(client: FlaskClient, content_type: str) -> 
     assert client.post("/predict", data=ONE, content_type=content_type).json == {"return": "2"}
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/predict/", "/static/nothing.html", "/static/../run.py"])
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/predict/", "/static/nothing.html", "/static/../run.py"]
+)
 def test_an_unknown_path_is_not_found(client: FlaskClient, path: str) -> None:
     assert_is_problem(client.get(path), 404)
     assert_is_problem(client.post(path, json=FLOWER), 404 if "static" not in path else 405)

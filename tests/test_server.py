@@ -14,8 +14,9 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from service import FLOWER, JSON, Load, Service
-from test_run import NOT_JSON, WRONG
+
+from tests.service import FLOWER, JSON, Load, Service
+from tests.test_run import NOT_JSON, WRONG
 
 ONE = json.dumps(FLOWER).encode()
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -181,8 +182,8 @@ def test_a_client_that_takes_a_few_seconds_is_served(service: Service) -> None:
         assert client.makefile("rb").read().endswith(ANSWER)
 
 
-def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+def count(folder: str) -> int:
+    return sum(1 for _ in Path(folder).iterdir())
 
 
 def wait_for_workers(service: Service, count: int, within: float) -> list[int]:
@@ -198,7 +199,7 @@ def test_reloading_again_and_again_loses_no_request() -> None:
     with Service(WEB_CONCURRENCY="2") as service:
         before = wait_for_workers(service, 2, within=5)
         time.sleep(1)
-        open_before = descriptors(service.process.pid)
+        open_before = count(f"/proc/{service.process.pid}/fd")
         with Load(service.port) as load:
             for _ in range(5):
                 service.process.send_signal(signal.SIGHUP)
@@ -208,7 +209,7 @@ def test_reloading_again_and_again_loses_no_request() -> None:
         time.sleep(4)
         after = wait_for_workers(service, 2, within=5)
         assert not set(before) & set(after)
-        assert descriptors(service.process.pid) == open_before
+        assert count(f"/proc/{service.process.pid}/fd") == open_before
 
 
 def test_terminating_answers_what_runs_and_what_waits() -> None:
@@ -286,7 +287,7 @@ def test_each_process_has_a_handful_of_threads() -> None:
         for _ in range(10):
             assert service.request("POST", "/predict", ONE)[2] == ANSWER
         for pid in (service.process.pid, *workers):
-            assert len(os.listdir(f"/proc/{pid}/task")) <= 5
+            assert count(f"/proc/{pid}/task") <= 5
 
 
 READ_ONLY = """

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from service import FLOWER, Service, tool
 
 import model
 import run
+from tests.service import FLOWER, Service, tool
 
 STATIC = Path(__file__).parents[1] / "static"
 OPENAPI = json.loads((STATIC / "openapi.json").read_text())
