@@ -64,8 +64,11 @@ class Listener(StreamServer):
 
     def close(self) -> None:
         """Accept what is queued first: closing would reset it, up to 16 of 16 at each TERM."""
-        while not self.closed and (connection := self.do_read()):
-            self.do_handle(*connection)
+        if not self.closed:
+            self.stop_accepting()
+            while connection := self.do_read():
+                self.do_handle(*connection)
+            self.socket.close()
         super().close()
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tests.service import Load, Service, free_port, tool
 
+# A prediction may be asked twice, and has to be where the kernel resets a connection that came
+# between an instance's last accept and its close.
 CONFIGURATION = """
 defaults
     mode http
@@ -15,6 +17,7 @@ defaults
     timeout client 30s
     timeout server 30s
     option redispatch
+    retry-on conn-failure empty-response
     option httpchk GET /
     default-server check inter 200ms fall 1 rise 1
 frontend iris

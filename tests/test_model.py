@@ -225,7 +225,6 @@ sys.path.insert(0, sys.argv[1])
 import model
 flower = [[5.9, 3, 5.1, 1.8]]
 model._iris = model.tabulate(model.load(model.MODEL), int(sys.argv[2]))
-assert len(os.listdir("/proc/self/task")) < 8
 model.predict_classes(flower * 10_000)
 if child := os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

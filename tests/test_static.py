@@ -46,13 +46,13 @@ def test_the_examples_are_real(service: Service, path: str) -> None:
     assert answer == expected
 
 
-def test_schemathesis_finds_no_disagreement(service: Service) -> None:
+def test_schemathesis_finds_no_disagreement(service: Service, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{service.port}"
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/static/openapi.json"),
         *("--url", url, "--checks", "all", "--max-examples", "1000", "--workers", "2"),
     ]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout
     assert "No issues found" in ended.stdout
 
