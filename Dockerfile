@@ -1,7 +1,7 @@
 FROM python:3.13-slim
 WORKDIR /app
 COPY requirements.txt .
-# xgboost brings 700 MB for GPUs that this service never touches; xgboost-cpu is the same module.
+# xgboost takes 700 MB, nearly all of it for GPUs; xgboost-cpu is the same module in 20.
 RUN sed -i 's/^xgboost==/xgboost-cpu==/' requirements.txt \
     && pip install --no-cache-dir -r requirements.txt
 COPY model model
