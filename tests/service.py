@@ -103,7 +103,8 @@ class Service:
         received = b""
         with self.connect() as client, contextlib.suppress(ConnectionError):
             client.sendall(sent)
-            client.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it may have hung up by now
+                client.shutdown(socket.SHUT_WR)
             while part := client.recv(65536):
                 received += part
         return received
