@@ -34,7 +34,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in PICKLED_NAMES:
-            raise ModelError(f"The model's pickle asks for {module}.{name}: do not trust it.")
+            raise ModelError(f"The pickle asks for {module}.{name}: do not trust it. {RETRAIN}")
         return super().find_class(module, name)
 
 
@@ -73,7 +73,10 @@ def load(path: Path) -> xgboost.Booster:
     features = getattr(classifier, "n_features_in_", None)
     classes = getattr(classifier, "n_classes_", None)
     if (features, classes) != (4, len(SPECIES)):
-        raise ModelError(f"{path} has {features} features and {classes} classes. {RETRAIN}")
+        raise ModelError(
+            f"{path} has {features} features and {classes} classes, "
+            f"not 4 and {len(SPECIES)}. {RETRAIN}"
+        )
     booster = classifier.get_booster()
     booster.set_param({"nthread": 1})
     return booster
