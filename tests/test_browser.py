@@ -6,7 +6,6 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +14,9 @@ from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.service import Service, free_port, tool
+from tests.service import ROOT, Service, free_port, tool
 
-STATIC = Path(__file__).parents[1] / "static"
+STATIC = ROOT / "static"
 PICTURE = STATIC / "page.webp"
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
 --disable-background-networking --disable-component-update --window-size=1280,1180"""
@@ -61,6 +60,13 @@ def wait_for(browser: webdriver.Chrome, selector: str, expected: str) -> None:
     )
 
 
+def open_page(browser: webdriver.Chrome, origin: str, query: str = "") -> None:
+    """Open the page and wait until it has asked for its first flower and its regions."""
+    browser.get(f"{origin}/index.html{query}")
+    wait_for(browser, "#species", "virginica")
+    wait_for_plot(browser)
+
+
 def wait_for_plot(browser: webdriver.Chrome) -> None:
     script = "return [document.querySelectorAll('#points use').length, borders.getAttribute('d')]"
     WebDriverWait(browser, 10).until(lambda _: browser.execute_script(script)[1])
@@ -77,9 +83,7 @@ def test_the_page_shows_the_flower_and_the_regions(
 ) -> None:
     browser.get_log("browser")
     url = f"http://127.0.0.1:{service.port}"
-    browser.get(f"{url}/static/index.html")
-    wait_for(browser, "#species", "virginica")
-    wait_for_plot(browser)
+    open_page(browser, f"{url}/static")
     assert text(browser, "#probability-virginica output") == "99.5 %"
     assert f"curl {url}/predict_proba" in text(browser, "#curl")
     assert json.loads(text(browser, "#answer"))["return"]["virginica"] == pytest.approx(0.995155)
@@ -94,8 +98,7 @@ def test_the_page_shows_the_flower_and_the_regions(
 def test_a_click_and_the_keyboard_place_the_flower(
     browser: webdriver.Chrome, service: Service
 ) -> None:
-    browser.get(f"http://127.0.0.1:{service.port}/static/index.html")
-    wait_for(browser, "#species", "virginica")
+    open_page(browser, f"http://127.0.0.1:{service.port}/static")
     frame = browser.find_element(By.ID, "frame")
     ActionChains(browser).move_to_element_with_offset(frame, -200, 150).click().perform()
     wait_for(browser, "#species", "setosa")
@@ -106,8 +109,7 @@ def test_a_click_and_the_keyboard_place_the_flower(
 
 
 def test_a_sepal_slider_repaints_the_regions(browser: webdriver.Chrome, service: Service) -> None:
-    browser.get(f"http://127.0.0.1:{service.port}/static/index.html")
-    wait_for_plot(browser)
+    open_page(browser, f"http://127.0.0.1:{service.port}/static")
     picture = "return document.querySelector('canvas').toDataURL()"
     before = browser.execute_script(picture)
     browser.find_element(By.ID, "sepalWidthCm").send_keys(Keys.HOME)
@@ -115,8 +117,7 @@ def test_a_sepal_slider_repaints_the_regions(browser: webdriver.Chrome, service:
 
 
 def test_requests_do_not_pile_up(browser: webdriver.Chrome, service: Service) -> None:
-    browser.get(f"http://127.0.0.1:{service.port}/static/index.html")
-    wait_for_plot(browser)
+    open_page(browser, f"http://127.0.0.1:{service.port}/static")
     most = browser.execute_async_script("""
         const done = arguments[0], real = window.fetch;
         let running = 0, most = 0, calls = 0;
@@ -139,9 +140,7 @@ def test_requests_do_not_pile_up(browser: webdriver.Chrome, service: Service) ->
 def test_the_page_works_from_another_origin(browser: webdriver.Chrome, other_origin: str) -> None:
     with Service(GUNICORN_CMD_ARGS="--access-logfile -") as service:
         browser.get_log("browser")
-        browser.get(f"{other_origin}/index.html?api=http://127.0.0.1:{service.port}/")
-        wait_for(browser, "#species", "virginica")
-        wait_for_plot(browser)
+        open_page(browser, other_origin, f"?api=http://127.0.0.1:{service.port}/")
         assert browser.get_log("browser") == []
         assert '"OPTIONS /predict_proba HTTP/1.1" 200' in service.logged()
 
@@ -166,8 +165,7 @@ def test_an_error_is_readable_from_another_origin(
 def test_the_page_says_what_the_service_refuses(
     browser: webdriver.Chrome, service: Service
 ) -> None:
-    browser.get(f"http://127.0.0.1:{service.port}/static/index.html")
-    wait_for(browser, "#species", "virginica")
+    open_page(browser, f"http://127.0.0.1:{service.port}/static")
     number = browser.find_element(By.CSS_SELECTOR, "#petalWidthCm + input")
     number.send_keys(Keys.END, Keys.BACKSPACE * 3)
     wait_for(browser, "#problem", "422 Unprocessable Entity")

@@ -34,11 +34,13 @@ def balancer(folder: Path, services: list[Service]) -> Iterator[int]:
     servers = [f"    server s{s.port} 127.0.0.1:{s.port}\n" for s in services]
     path = folder / "haproxy.cfg"
     path.write_text(CONFIGURATION.format(port=port) + "".join(servers))
-    process = subprocess.Popen([tool("haproxy"), "-f", path], stderr=subprocess.DEVNULL)
-    time.sleep(1)
-    yield port
-    process.terminate()
-    process.wait()
+    command = [tool("haproxy"), "-f", path]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        time.sleep(1)
+        try:
+            yield port
+        finally:
+            process.terminate()
 
 
 def test_restarting_one_after_the_other_loses_no_request(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 import xgboost
 
 import model
+from tests.service import ROOT
 
-ROOT = Path(__file__).parents[1]
 VIRGINICA = [5.9, 3, 5.1, 1.8]
 SETOSA = [5.1, 3.5, 1.4, 0.2]
 

@@ -3,7 +3,6 @@ import json
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import flask
@@ -11,9 +10,8 @@ import pytest
 from flask.testing import FlaskClient
 
 import model
-from tests.service import FLOWER
+from tests.service import FLOWER, ROOT
 
-ROOT = Path(__file__).parents[1]
 SETOSA = {"sepalLengthCm": 5.1, "sepalWidthCm": 3.5, "petalLengthCm": 1.4, "petalWidthCm": 0.2}
 ONE = json.dumps(FLOWER)
 EXPECTED = "expected a number from 0 to 100, in cm, got "

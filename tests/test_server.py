@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import FLOWER, JSON, Load, Service
+from tests.service import FLOWER, JSON, ROOT, Load, Service
 from tests.test_run import NOT_JSON, WRONG
 
 ONE = json.dumps(FLOWER).encode()
@@ -347,10 +347,9 @@ def test_memory_does_not_grow() -> None:
 
 
 def test_a_damaged_model_stops_the_start(tmp_path: Path) -> None:
-    root = Path(__file__).parents[1]
     for name in ("model.py", "run.py", "gunicorn.conf.py"):
-        shutil.copy(root / name, tmp_path)
-    shutil.copytree(root / "model", tmp_path / "model")
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "model", tmp_path / "model")
     path = tmp_path / "model" / "xgboost-iris.pgz"
     path.write_bytes(path.read_bytes()[:-1])
     command = [sys.executable, "-m", "gunicorn", "run:app"]

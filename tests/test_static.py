@@ -10,9 +10,9 @@ import pytest
 
 import model
 import run
-from tests.service import FLOWER, Service, tool
+from tests.service import FLOWER, ROOT, Service, tool
 
-STATIC = Path(__file__).parents[1] / "static"
+STATIC = ROOT / "static"
 OPENAPI = json.loads((STATIC / "openapi.json").read_text())
 
 
