@@ -9,13 +9,15 @@ from pathlib import Path
 from tests.service import Load, Service, free_port, tool
 
 # A prediction may be asked twice, and has to be where the kernel resets a connection that came
-# between an instance's last accept and its close.
+# between an instance's last accept and its close. HAProxy repeats only what it holds completely,
+# so it has to wait for the body before it sends the headers on.
 CONFIGURATION = """
 defaults
     mode http
     timeout connect 1s
     timeout client 30s
     timeout server 30s
+    option http-buffer-request
     option redispatch
     retry-on conn-failure empty-response
     option httpchk GET /
