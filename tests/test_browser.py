@@ -68,9 +68,13 @@ def open_page(browser: webdriver.Chrome, origin: str, query: str = "") -> None:
 
 
 def wait_for_plot(browser: webdriver.Chrome) -> None:
-    script = "return [document.querySelectorAll('#points use').length, borders.getAttribute('d')]"
-    WebDriverWait(browser, 10).until(lambda _: browser.execute_script(script)[1])
-    assert browser.execute_script(script)[0] == 150
+    script = """
+        const points = document.querySelectorAll("#points use").length;
+        return points === 150 && borders.getAttribute("d");
+    """
+    WebDriverWait(browser, 10).until(
+        lambda _: browser.execute_script(script), "the plot is not complete"
+    )
 
 
 def test_the_health_check_reads_hello(browser: webdriver.Chrome, service: Service) -> None:
