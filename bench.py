@@ -24,7 +24,7 @@ from flask import Flask, Response, jsonify, request
 from flask_cors import CORS
 from werkzeug.test import run_wsgi_app
 
-from tests.service import FLOWER, Service
+from tests.service import FLOWER, ROOT, Service
 
 ONE = json.dumps(FLOWER).encode()
 THOUSAND = json.dumps([FLOWER] * 1_000).encode()
@@ -49,7 +49,7 @@ def tutorial() -> Flask:
     app = Flask("tutorial")
     app.get("/")(lambda: "hello!!")
     CORS(app)
-    with gzip.open("model/xgboost-iris.pgz") as file:
+    with gzip.open(ROOT / "model" / "xgboost-iris.pgz") as file:
         classifier = pickle.load(file)
 
     @app.post("/predict")
@@ -123,7 +123,7 @@ def in_process() -> None:
 
 def starts() -> None:
     def python(statement: str) -> None:
-        subprocess.run([sys.executable, "-c", statement], check=True)
+        subprocess.run([sys.executable, "-c", statement], cwd=ROOT, check=True)
 
     def first_answer() -> None:
         service.append(Service())

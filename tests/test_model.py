@@ -21,11 +21,10 @@ SETOSA = [5.1, 3.5, 1.4, 0.2]
 
 
 @pytest.fixture(params=[model.MAX_CELLS, 0], ids=["table", "ensemble"])
-def answers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def answers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways of answering, one after the other, behind the module's functions."""
     iris = model.tabulate(model.load(model.MODEL), request.param)
     monkeypatch.setattr(model, "_iris", iris)
-    return type(iris).__name__
 
 
 @pytest.fixture(scope="session")
@@ -37,21 +36,21 @@ def classifier() -> xgboost.XGBClassifier:
 @pytest.mark.parametrize(
     "flower", [VIRGINICA, [VIRGINICA], np.array(VIRGINICA), np.array([VIRGINICA], np.float32)]
 )
-def test_one_flower_has_its_class(answers: str, flower: Any) -> None:
+def test_one_flower_has_its_class(answers: None, flower: Any) -> None:
     assert str(model.predict(flower)) == "2"
 
 
-def test_many_flowers_have_their_classes(answers: str) -> None:
+def test_many_flowers_have_their_classes(answers: None) -> None:
     assert model.predict_classes([VIRGINICA, SETOSA]).tolist() == [2, 0]
 
 
-def test_one_flower_has_its_probabilities(answers: str) -> None:
+def test_one_flower_has_its_probabilities(answers: None) -> None:
     probabilities = model.predict_proba([SETOSA])
     assert probabilities.dtype == np.float32
     assert probabilities.tolist()[0] == pytest.approx([0.993091, 0.005326, 0.001583], abs=1e-6)
 
 
-def test_no_flowers_have_no_classes(answers: str) -> None:
+def test_no_flowers_have_no_classes(answers: None) -> None:
     assert model.predict_classes(np.empty((0, 4))).shape == (0,)
     assert model.predict_proba(np.empty((0, 4))).shape == (0, 3)
 
@@ -64,7 +63,7 @@ def test_the_table_has_1960_cells() -> None:
 
 
 def test_every_answer_is_xgboosts_to_the_bit(
-    answers: str, classifier: xgboost.XGBClassifier
+    answers: None, classifier: xgboost.XGBClassifier
 ) -> None:
     edges = model.thresholds(classifier.get_booster())
     around = [
@@ -83,7 +82,7 @@ def test_every_answer_is_xgboosts_to_the_bit(
 
 
 def test_a_double_is_rounded_to_float32_as_xgboost_does(
-    answers: str, classifier: xgboost.XGBClassifier
+    answers: None, classifier: xgboost.XGBClassifier
 ) -> None:
     edges = [edge.astype(np.float64) for edge in model.thresholds(classifier.get_booster())]
     around = [np.concatenate([np.nextafter(edge, 0), np.nextafter(edge, 9)]) for edge in edges]

@@ -187,12 +187,12 @@ def count(folder: str) -> int:
     return sum(1 for _ in Path(folder).iterdir())
 
 
-def wait_for_workers(service: Service, count: int, within: float) -> list[int]:
+def wait_for_workers(service: Service, expected: int, within: float) -> list[int]:
     deadline = time.monotonic() + within
-    while len(service.workers()) != count and time.monotonic() < deadline:
+    while len(service.workers()) != expected and time.monotonic() < deadline:
         time.sleep(0.05)
     workers = service.workers()
-    assert len(workers) == count
+    assert len(workers) == expected
     return workers
 
 
