@@ -1,4 +1,4 @@
-"""The trained iris model, loaded once at import, and every answer it can ever give."""
+"""The trained iris model, loaded once at import, and its answer for every flower."""
 
 import gzip
 import hashlib
@@ -8,6 +8,8 @@ import math
 import pickle
 import re
 from bisect import bisect
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,18 @@ import xgboost
 from numpy.typing import ArrayLike, NDArray
 
 SPECIES = ("setosa", "versicolor", "virginica")  # by class: 0, 1, 2
+N_FEATURES = 4  # sepal length, sepal width, petal length, petal width, in cm
 
-MODEL = Path(__file__).parent / "model" / "xgboost-iris.pgz"
-PICKLED_NAMES = {"xgboost.sklearn.XGBClassifier", "xgboost.core.Booster", "builtins.bytearray"}
 RETRAIN = "Retrain it: python model/train.py"
+PICKLED_NAMES = {"xgboost.sklearn.XGBClassifier", "xgboost.core.Booster", "builtins.bytearray"}
 
-# Filling a table of this size takes 2.3 seconds and 95 MB; the one of iris has 1,960 cells.
-MAX_CELLS = 2_000_000
+# Iris has 1,960 cells. A table of this many holds 20 MB of answers; XGBoost evaluates 50 million
+# trees a second, so that a table takes half a second to fill.
+MAX_CELLS = 100_000
+MAX_EVALUATIONS = 25_000_000
+
+Array = NDArray[Any]
+Answer = Callable[[Array], Array]
 
 
 class ModelError(Exception):
@@ -38,6 +45,14 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+def find(folder: Path) -> Path:
+    """Return the one model in a folder, which model/train.py names."""
+    models = list(folder.glob("*.pgz"))
+    if len(models) != 1:
+        raise ModelError(f"{folder} has {len(models)} files *.pgz and has to have one. {RETRAIN}")
+    return models[0]
+
+
 def load(path: Path) -> xgboost.Booster:
     """Return the booster of the XGBClassifier in a gzipped pickle, set to one thread.
 
@@ -46,7 +61,7 @@ def load(path: Path) -> xgboost.Booster:
 
     Raises ModelError if a file is missing, the digest is another, the pickle asks for a name
     beyond PICKLED_NAMES or was written by another minor version of XGBoost, or the model is not
-    one of four features and three classes.
+    an ensemble of trees that answers N_FEATURES lengths with the probabilities of SPECIES.
     """
     try:
         packed = path.read_bytes()
@@ -72,18 +87,28 @@ def load(path: Path) -> xgboost.Booster:
         classifier = _Unpickler(io.BytesIO(pickled)).load()
     features = getattr(classifier, "n_features_in_", None)
     classes = getattr(classifier, "n_classes_", None)
-    if (features, classes) != (4, len(SPECIES)):
+    if (features, classes) != (N_FEATURES, len(SPECIES)):
         raise ModelError(
-            f"{path} has {features} features and {classes} classes, "
-            f"not 4 and {len(SPECIES)}. {RETRAIN}"
+            f"{path} has {features} features and {classes} classes, not {N_FEATURES} and "
+            f"{len(SPECIES)}: change model/train.py, or N_FEATURES, SPECIES and run.py's Flower."
         )
     booster = classifier.get_booster()
     booster.set_param({"nthread": 1})
+    kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
+    if kind != "gbtree":
+        raise ModelError(f"{path} is a {kind} model: train with booster='gbtree', the default.")
+    shape = booster.inplace_predict(np.zeros((1, N_FEATURES), np.float32)).shape
+    if shape != (1, len(SPECIES)):
+        raise ModelError(
+            f"{path} answers a flower with an array of shape {shape}, not with the probabilities "
+            f"of {len(SPECIES)} classes: train with objective='multi:softprob'."
+        )
     return booster
 
 
-def thresholds(booster: xgboost.Booster) -> list[NDArray[np.float32]]:
-    """Return each feature's split thresholds (cm), ascending."""
+@cache
+def thresholds(booster: xgboost.Booster) -> tuple[list[NDArray[np.float32]], int]:
+    """Return each feature's split thresholds (cm), ascending, and the number of trees."""
     trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
     splits: list[set[float]] = [set() for _ in range(booster.num_features())]
     for tree in trees:
@@ -92,67 +117,48 @@ def thresholds(booster: xgboost.Booster) -> list[NDArray[np.float32]]:
         ):
             if child != -1:  # a leaf otherwise
                 splits[feature].add(threshold)
-    return [np.array(sorted(split), np.float32) for split in splits]
+    return [np.array(sorted(split), np.float32) for split in splits], len(trees)
 
 
-class Table:
-    """Every answer of a tree ensemble, in scikit-learn's `predict` and `predict_proba`.
+def tabulate(booster: xgboost.Booster, answer: Answer, max_cells: int = MAX_CELLS) -> Answer:
+    """Make a function of probabilities, shape (n, classes), one of flowers, shape (n, features).
+
+    The flowers are float32; a single one, of shape (features,), gets a single answer.
 
     An ensemble is constant between its thresholds, so one flower in each cell of the grid that
-    they make, asked once, answers for every flower in that cell, to the bit.
+    they make, asked once, answers for every flower in that cell, to the bit: `answer` is called
+    for all cells now. Where they are too many, XGBoost and `answer` are called for the flowers.
     """
+    edges, trees = thresholds(booster)
+    shape = [len(edge) + 1 for edge in edges]
 
-    def __init__(self, booster: xgboost.Booster, thresholds: list[NDArray[np.float32]]) -> None:
-        self.thresholds = thresholds
-        self.lists = [edges.tolist() for edges in thresholds]
-        # A cell's flower is its lower corner: XGBoost goes left where length < threshold.
-        corners = [np.insert(edges, 0, np.finfo(np.float32).min) for edges in thresholds]
-        flowers = np.stack(np.meshgrid(*corners, indexing="ij"), axis=-1)
-        answers = booster.inplace_predict(flowers.reshape(-1, len(corners)))
-        self.probabilities = answers.reshape(*flowers.shape[:-1], -1)
-        self.classes = self.probabilities.argmax(axis=-1)
-
-    def predict_one(self, flower: list[float]) -> int:
-        # bisect is searchsorted for one: 3 µs where NumPy takes 20.
-        return self.classes.item(*map(bisect, self.lists, flower))
-
-    def predict(self, flowers: NDArray[np.float32]) -> NDArray[np.intp]:
-        return self.classes[self._cells(flowers)]
-
-    def predict_proba(self, flowers: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self.probabilities[self._cells(flowers)]
-
-    def _cells(self, flowers: NDArray[np.float32]) -> tuple[NDArray[np.intp], ...]:
-        pairs = zip(self.thresholds, flowers.T, strict=True)
-        return tuple(edges.searchsorted(lengths, side="right") for edges, lengths in pairs)
-
-
-class Ensemble:
-    """What a Table does, for a model too large for one: every flower is asked of XGBoost."""
-
-    def __init__(self, booster: xgboost.Booster) -> None:
-        self.booster = booster
-
-    def predict_one(self, flower: list[float]) -> int:
-        return self.predict(np.array([flower], np.float32)).item()
-
-    def predict(self, flowers: NDArray[np.float32]) -> NDArray[np.intp]:
-        return self.predict_proba(flowers).argmax(axis=-1)
-
-    def predict_proba(self, flowers: NDArray[np.float32]) -> NDArray[np.float32]:
+    def ask(flowers: Array) -> Array:
         if not len(flowers):  # which XGBoost refuses
-            return np.empty((0, len(SPECIES)), np.float32)
-        return self.booster.inplace_predict(flowers)
+            return answer(np.empty((0, len(SPECIES)), np.float32))
+        answers = answer(booster.inplace_predict(np.atleast_2d(flowers)))
+        return answers if flowers.ndim == 2 else answers[0]
+
+    if math.prod(shape) > min(max_cells, MAX_EVALUATIONS // trees):
+        return ask
+
+    # A cell's flower is its lower corner: XGBoost goes left where length < threshold.
+    corners = [np.insert(edge, 0, np.finfo(np.float32).min) for edge in edges]
+    answers = ask(np.stack(np.meshgrid(*corners, indexing="ij"), axis=-1).reshape(-1, len(edges)))
+    table = answers.reshape(*shape, *answers.shape[1:])
+    lists = [edge.tolist() for edge in edges]
+
+    def look_up(flowers: Array) -> Array:
+        if flowers.ndim == 1:  # bisect takes 3 µs where searchsorted takes 20
+            return table[tuple(map(bisect, lists, flowers.tolist()))]
+        pairs = zip(edges, flowers.T, strict=True)
+        return table[tuple(edge.searchsorted(lengths, "right") for edge, lengths in pairs)]
+
+    return look_up
 
 
-def tabulate(booster: xgboost.Booster, max_cells: int = MAX_CELLS) -> Table | Ensemble:
-    """Return the booster's Table, or an Ensemble where that would have more than `max_cells`."""
-    edges = thresholds(booster)
-    cells = math.prod(len(edge) + 1 for edge in edges)
-    return Table(booster, edges) if cells <= max_cells else Ensemble(booster)
-
-
-_iris = tabulate(load(MODEL))
+MODEL = find(Path(__file__).parent / "model")
+tabulated = partial(tabulate, load(MODEL))
+_classes = tabulated(lambda probabilities: probabilities.argmax(axis=-1))
 
 
 def predict(input: ArrayLike) -> int:
@@ -164,38 +170,12 @@ def predict(input: ArrayLike) -> int:
     Raises ValueError for more than one flower, another shape, or a length that is not finite.
     """
     flower = np.asarray(input, np.float32)  # rounded as XGBoost does
-    if flower.shape not in ((4,), (1, 4)):
+    if flower.shape not in ((N_FEATURES,), (1, N_FEATURES)):
         raise ValueError(
-            f"predict takes one flower, of shape (4,) or (1, 4), not {flower.shape}: "
-            "predict_classes takes many"
+            f"predict takes one flower, of shape ({N_FEATURES},) or (1, {N_FEATURES}), "
+            f"not {flower.shape}"
         )
-    lengths = flower.ravel().tolist()
-    if not all(map(math.isfinite, lengths)):
+    lengths = flower.ravel()
+    if not all(map(math.isfinite, lengths.tolist())):
         raise ValueError(f"a flower's lengths are finite float32 numbers, not {lengths}")
-    return _iris.predict_one(lengths)
-
-
-def predict_classes(flowers: ArrayLike) -> NDArray[np.intp]:
-    """Return the classes of many flowers, shape (n, 4) to (n,).
-
-    The columns and dtypes are those of `predict`. Raises ValueError for another shape, or a
-    length that is not finite.
-    """
-    return _iris.predict(_checked(flowers))
-
-
-def predict_proba(flowers: ArrayLike) -> NDArray[np.float32]:
-    """Return each flower's probabilities in the order of SPECIES, shape (n, 4) to (n, 3).
-
-    They are the model's own, in float32. Takes and raises what `predict_classes` does.
-    """
-    return _iris.predict_proba(_checked(flowers))
-
-
-def _checked(flowers: ArrayLike) -> NDArray[np.float32]:
-    rounded = np.asarray(flowers, np.float32)
-    if rounded.ndim != 2 or rounded.shape[1] != 4:
-        raise ValueError(f"flowers have the shape (n, 4), not {rounded.shape}")
-    if not np.isfinite(rounded).all():
-        raise ValueError("a flower's lengths are finite float32 numbers")
-    return rounded
+    return int(_classes(lengths))

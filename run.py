@@ -1,25 +1,78 @@
 """A small REST service around the iris model: flowers in, their species out."""
 
+import os
+import sys
 from collections.abc import Iterator
 from itertools import islice
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import msgspec
 import numpy as np
-from flask import Flask, Response, abort, request
+from flask import Flask, Response, abort, after_this_request, request
 from flask.helpers import get_debug_flag
 from flask.typing import ResponseReturnValue
 from flask_cors import CORS
 from msgspec.structs import astuple
-from numpy.typing import NDArray
-from werkzeug.exceptions import HTTPException, UnprocessableEntity
+from werkzeug.exceptions import HTTPException, ServiceUnavailable, UnprocessableEntity
 
 import model
 
 app = Flask(__name__)
 app.config.from_mapping(MAX_CONTENT_LENGTH=2**20, CORS_MAX_AGE=7200)
 app.config.from_prefixed_env()
+MAX_LENGTH = app.config["MAX_CONTENT_LENGTH"]
+if type(MAX_LENGTH) is not int or MAX_LENGTH < 1:
+    sys.exit(f"FLASK_MAX_CONTENT_LENGTH is {MAX_LENGTH!r} and has to be a number of bytes.")
+if isinstance(origins := app.config.get("CORS_ORIGINS"), str):
+    app.config["CORS_ORIGINS"] = [origin.strip() for origin in origins.split(",")]
+if "CORS_ORIGINS" in app.config:  # its answers differ by origin, the refusals too
+
+    @app.after_request
+    def vary(response: Response) -> Response:
+        response.vary.add("Origin")
+        return response
+
+
 CORS(app)
+
+
+@app.get("/")
+def hello() -> str:
+    return "hello!!"
+
+
+@app.post("/predict")
+def predict() -> Response:
+    flowers = flowers_or_abort()
+    if isinstance(flowers, Flower):
+        return returned(b'"%d"' % model.predict(astuple(flowers)))
+    return returned(b"[%b]" % b",".join(classes(array(flowers)).tolist()))
+
+
+@app.post("/predict_proba")
+def predict_proba() -> Response:
+    flowers = flowers_or_abort()
+    if isinstance(flowers, Flower):
+        return returned(probabilities(array([flowers]))[0])
+    return returned(b"[%b]" % b",".join(probabilities(array(flowers)).tolist()))
+
+
+def returned(answer: bytes) -> Response:
+    return Response(b'{"return":%b}' % answer, content_type="application/json")
+
+
+@model.tabulated
+def classes(probabilities: model.Array) -> model.Array:
+    """Return each flower's class in JSON."""
+    return np.array([b'"%d"' % index for index in probabilities.argmax(axis=-1)], object)
+
+
+@model.tabulated
+def probabilities(probabilities: model.Array) -> model.Array:
+    """Return each flower's probabilities in JSON."""
+    named = (dict(zip(model.SPECIES, row, strict=True)) for row in probabilities.tolist())
+    return np.array([msgspec.json.encode(row) for row in named], object)
+
 
 CENTIMETRES = msgspec.Meta(ge=0, le=100, description="in cm")
 Length = Annotated[float, CENTIMETRES]
@@ -39,22 +92,92 @@ NAMES = Flower.__struct_encode_fields__
 decode = msgspec.json.Decoder(Flower | list[Flower]).decode
 decode_length = msgspec.json.Decoder(Length).decode
 
-# MessagePack writes every Flower in the same number of bytes, so NumPy reads a list of them in
-# place: a thousand take 50 µs instead of 120 for a loop over their fields.
+
+# MessagePack writes every tuple of floats in the same number of bytes, so NumPy reads a list of
+# them in place: a thousand flowers take 65 µs instead of 115 for numpy.fromiter.
 pack = msgspec.msgpack.Encoder().encode
-EMPTY = pack(Flower(0.0, 0.0, 0.0, 0.0))
+HEADER = len(pack((0.0,) * len(NAMES))) - 9 * len(NAMES)
 ROW = np.dtype(
-    {
-        "names": NAMES,
-        "formats": [">f8"] * len(NAMES),
-        "offsets": [EMPTY.index(name.encode()) + len(name) + 1 for name in NAMES],
-        "itemsize": len(EMPTY),
-    }
+    [("header", f"V{HEADER}"), ("float64", [("type", "V1"), ("length", ">f8")], len(NAMES))]
 )
-CLASSES = np.array([str(i) for i in range(len(model.SPECIES))], object)
+
+
+def array(flowers: list[Flower]) -> model.Array:
+    packed = pack(list(map(astuple, flowers)))
+    rows = np.frombuffer(packed, ROW, offset=len(packed) - len(flowers) * ROW.itemsize)
+    return rows["float64"]["length"].astype(np.float32)
+
+
+def flowers_or_abort() -> Flower | list[Flower]:
+    """Return the body's flower or flowers; raise the HTTPException that says what is wrong."""
+    if not request.is_json:
+        abort(415, "Send the header Content-Type: application/json.")
+    environ = request.environ  # once: each use of the proxy `request` takes 1 µs
+    if "HTTP_CONTENT_ENCODING" in environ:
+        abort(415, "Send the body as it is, without a Content-Encoding.")
+    try:
+        body = body_or_abort(environ["wsgi.input"])
+        if not body.isascii():
+            body.decode()  # msgspec leaves the UTF-8 of what it skips unchecked
+        try:
+            return decode(body)
+        except msgspec.ValidationError as error:  # the first one: read again to name them all
+            msgspec.json.decode(body, type=msgspec.Raw)  # what follows it is unchecked yet
+            errors = list(islice(errors_in(body), MAX_ERRORS + 1))
+            raise InvalidFlowers(errors or [{"pointer": "", "detail": str(error)}]) from None
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        abort(400, f"The body is not JSON in UTF-8: {error}.")
+
+
+# Each body beyond SMALL takes its length from its process's BUDGET until it is answered, which
+# bounds the memory of them all; a smaller one is never refused for the sake of others.
+SMALL = 2**14
+BUDGET = 2**24
+reserved: dict[object, int] = {}
+
+
+def body_or_abort(stream: IO[bytes]) -> bytes:
+    # Not request.get_data(): its guards against a server that reads past the body cost 8 µs, a
+    # tenth of a request, and let a chunked body end early without an error.
+    length = request.content_length
+    if length is None and "Transfer-Encoding" not in request.headers:
+        length = 0
+    if length is not None and length > MAX_LENGTH:
+        abort(413, f"The body is longer than {MAX_LENGTH} bytes.")
+    body = read(stream, SMALL if length is None else min(length, SMALL), length)
+    if len(body) == SMALL != length:
+        reserve_or_abort(length or MAX_LENGTH)
+        body += read(stream, (length or MAX_LENGTH + 1) - SMALL, length)
+    if len(body) > MAX_LENGTH:
+        abort(413, f"The body is longer than {MAX_LENGTH} bytes.")
+    if length and len(body) < length:
+        abort(400, f"The body ends after {len(body)} of the {length} bytes announced.")
+    return body
+
+
+def read(stream: IO[bytes], size: int, length: int | None) -> bytes:
+    try:
+        return stream.read(size)
+    except Exception:  # the server's own for a broken chunk, OSError for a broken connection
+        if length is None:
+            abort(400, "The body ends before its last chunk, or has a malformed one.")
+        return b""
+
+
+def reserve_or_abort(length: int) -> None:
+    if sum(list(reserved.values())) + length > BUDGET:
+        raise ServiceUnavailable("Too many large requests are being answered.", retry_after=1)
+    key = object()
+    reserved[key] = length
+
+    @after_this_request
+    def release(response: Response) -> Response:
+        response.call_on_close(lambda: reserved.pop(key))
+        return response
+
 
 # A body of 1 MiB can hold a million errors, and naming them all takes a hundred times its size.
-MAX_ERRORS = 10_000
+MAX_ERRORS = 100
 
 
 class InvalidFlowers(UnprocessableEntity):
@@ -64,41 +187,9 @@ class InvalidFlowers(UnprocessableEntity):
 
     def __init__(self, errors: list[dict[str, str]]) -> None:
         super().__init__()
-        self.errors = errors
-
-
-def body_or_abort() -> bytes:
-    # Not request.get_data(): its guards against a server that reads past the body cost 8 µs, a
-    # tenth of a request, and let a chunked body end early without an error.
-    length = request.content_length or 0
-    if length > app.config["MAX_CONTENT_LENGTH"]:
-        abort(413, f"The body is longer than {app.config['MAX_CONTENT_LENGTH']} bytes.")
-    if not length and "Transfer-Encoding" in request.headers:
-        abort(411, "Send the body with a Content-Length, not chunked.")
-    try:
-        body = request.input_stream.read(length)
-    except OSError:  # the connection broke
-        body = b""
-    if len(body) < length:
-        abort(400, f"The body ends after {len(body)} of the {length} bytes announced.")
-    return body
-
-
-def flowers_or_abort() -> Flower | list[Flower]:
-    """Return the body's flower or flowers; raise the HTTPException that says what is wrong."""
-    if not request.is_json:
-        abort(415, "Send the header Content-Type: application/json.")
-    try:
-        body = body_or_abort()
-        if not body.isascii():
-            body.decode()  # msgspec leaves the UTF-8 of what it skips unchecked
-        try:
-            return decode(body)
-        except msgspec.ValidationError as error:  # the first one: read again to name them all
-            errors = list(islice(errors_in(body), MAX_ERRORS))
-            raise InvalidFlowers(errors or [{"pointer": "", "detail": str(error)}]) from None
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
-        abort(400, f"The body is not JSON in UTF-8: {error}.")
+        self.errors = errors[:MAX_ERRORS]
+        if len(errors) > MAX_ERRORS:
+            self.description += f" There are more than these {MAX_ERRORS}."
 
 
 def errors_in(body: bytes) -> Iterator[dict[str, str]]:
@@ -123,55 +214,19 @@ def errors_in_flower(flower: msgspec.Raw, pointer: str) -> Iterator[dict[str, st
         try:
             decode_length(length)
         except msgspec.DecodeError:
-            yield {
-                "pointer": f"{pointer}/{name}",
-                "detail": f"expected {EXPECTED}, got {shown(length)}",
-            }
+            detail = f"expected {EXPECTED}, got {shown(length)}"
+            yield {"pointer": f"{pointer}/{name}", "detail": detail}
 
 
 def shown(value: msgspec.Raw) -> str:
     return bytes(value).decode()[:40]
 
 
-def array(flowers: list[Flower]) -> NDArray[np.float32]:
-    packed = pack(flowers)
-    rows = np.frombuffer(packed, ROW, offset=len(packed) - len(flowers) * ROW.itemsize)
-    return np.array([rows[name] for name in NAMES], np.float32).T
-
-
-def probabilities(flowers: list[Flower]) -> list[dict[str, float]]:
-    rows = model.predict_proba(array(flowers)).tolist()
-    return [dict(zip(model.SPECIES, row, strict=True)) for row in rows]
-
-
-def returned(answer: Any) -> Response:
-    return Response(msgspec.json.encode({"return": answer}), mimetype="application/json")
-
-
-@app.get("/")
-def hello() -> str:
-    return "hello!!"
-
-
-@app.post("/predict")
-def predict() -> Response:
-    flowers = flowers_or_abort()
-    if isinstance(flowers, Flower):
-        return returned(str(model.predict(astuple(flowers))))
-    return returned(CLASSES[model.predict_classes(array(flowers))].tolist())
-
-
-@app.post("/predict_proba")
-def predict_proba() -> Response:
-    flowers = flowers_or_abort()
-    if isinstance(flowers, Flower):
-        return returned(probabilities([flowers])[0])
-    return returned(probabilities(flowers))
-
-
 @app.errorhandler(HTTPException)
 def problem(error: HTTPException) -> ResponseReturnValue:
     """Answer every error as a problem (RFC 9457), the unforeseen ones as a bare 500."""
+    if error.code == 404 and request.method == "OPTIONS":
+        return "", 204  # else a browser keeps the 404 of what follows the preflight to itself
     body: dict[str, Any] = {
         "title": error.name,
         "status": error.code,
@@ -186,5 +241,8 @@ def problem(error: HTTPException) -> ResponseReturnValue:
 
 
 if __name__ == "__main__":
+    port = os.environ.get("PORT", "3000")
+    if not port.isdecimal():
+        sys.exit(f"PORT is {port!r} and has to be a number.")
     debug = get_debug_flag()
-    app.run(host="127.0.0.1" if debug else "0.0.0.0", port=3000, debug=debug)
+    app.run(host="127.0.0.1" if debug else "0.0.0.0", port=int(port), debug=debug)

@@ -20,11 +20,13 @@ VIRGINICA = [5.9, 3, 5.1, 1.8]
 SETOSA = [5.1, 3.5, 1.4, 0.2]
 
 
-@pytest.fixture(params=[model.MAX_CELLS, 0], ids=["table", "ensemble"])
-def answers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of answering, one after the other, behind the module's functions."""
-    iris = model.tabulate(model.load(model.MODEL), request.param)
-    monkeypatch.setattr(model, "_iris", iris)
+@pytest.fixture(params=[model.MAX_CELLS, 0], ids=["table", "XGBoost"])
+def predict_proba(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> model.Answer:
+    """Return the model's own answers, given in either of both ways; `predict` answers as well."""
+    booster = model.load(model.MODEL)
+    classes = model.tabulate(booster, lambda proba: proba.argmax(axis=-1), request.param)
+    monkeypatch.setattr(model, "_classes", classes)
+    return model.tabulate(booster, lambda proba: proba, request.param)
 
 
 @pytest.fixture(scope="session")
@@ -36,55 +38,98 @@ def classifier() -> xgboost.XGBClassifier:
 @pytest.mark.parametrize(
     "flower", [VIRGINICA, [VIRGINICA], np.array(VIRGINICA), np.array([VIRGINICA], np.float32)]
 )
-def test_one_flower_has_its_class(answers: None, flower: Any) -> None:
+def test_one_flower_has_its_class(predict_proba: model.Answer, flower: Any) -> None:
     assert str(model.predict(flower)) == "2"
 
 
-def test_many_flowers_have_their_classes(answers: None) -> None:
-    assert model.predict_classes([VIRGINICA, SETOSA]).tolist() == [2, 0]
+def test_many_flowers_have_their_classes(predict_proba: model.Answer) -> None:
+    flowers = np.array([VIRGINICA, SETOSA], np.float32)
+    assert model._classes(flowers).tolist() == [2, 0]
 
 
-def test_one_flower_has_its_probabilities(answers: None) -> None:
-    probabilities = model.predict_proba([SETOSA])
+def test_one_flower_has_its_probabilities(predict_proba: model.Answer) -> None:
+    probabilities = predict_proba(np.array(SETOSA, np.float32))
     assert probabilities.dtype == np.float32
-    assert probabilities.tolist()[0] == pytest.approx([0.993091, 0.005326, 0.001583], abs=1e-6)
+    assert probabilities.tolist() == pytest.approx([0.993091, 0.005326, 0.001583], abs=1e-6)
 
 
-def test_no_flowers_have_no_classes(answers: None) -> None:
-    assert model.predict_classes(np.empty((0, 4))).shape == (0,)
-    assert model.predict_proba(np.empty((0, 4))).shape == (0, 3)
+def test_no_flowers_have_no_classes(predict_proba: model.Answer) -> None:
+    assert model._classes(np.empty((0, 4), np.float32)).shape == (0,)
+    assert predict_proba(np.empty((0, 4), np.float32)).shape == (0, 3)
 
 
 def test_the_table_has_1960_cells() -> None:
-    iris = model.tabulate(model.load(model.MODEL))
-    assert isinstance(iris, model.Table)
-    assert iris.classes.shape == (7, 7, 10, 4)
-    assert iris.probabilities.shape == (7, 7, 10, 4, 3)
+    asked: list[int] = []
+
+    def answer(probabilities: model.Array) -> model.Array:
+        asked.append(len(probabilities))
+        return probabilities
+
+    look_up = model.tabulate(model.load(model.MODEL), answer)
+    look_up(np.array([VIRGINICA, SETOSA], np.float32))
+    assert asked == [1_960]
+
+
+def around(booster: xgboost.Booster, flowers: int) -> model.Array:
+    """Return random flowers whose lengths are thresholds, their neighbours or beyond them all."""
+    edges, _ = model.thresholds(booster)
+    extremes = np.array([-1e38, 0, 100, 1e38], np.float32)
+    lengths = [
+        np.concatenate([edge, np.nextafter(edge, -extremes[3]), np.nextafter(edge, extremes[3])])
+        for edge in edges
+    ]
+    random = np.random.default_rng(42)
+    columns = [random.choice(np.concatenate([length, extremes]), flowers) for length in lengths]
+    return np.stack(columns, axis=-1)
 
 
 def test_every_answer_is_xgboosts_to_the_bit(
-    answers: None, classifier: xgboost.XGBClassifier
+    predict_proba: model.Answer, classifier: xgboost.XGBClassifier
 ) -> None:
-    edges = model.thresholds(classifier.get_booster())
-    around = [
-        np.concatenate([edge, np.nextafter(edge, np.float32(0)), np.nextafter(edge, np.float32(9))])
-        for edge in edges
-    ]
-    on_thresholds = np.array(list(itertools.product(*around)), np.float32)
     random = np.random.default_rng(42).uniform(0, 8, (100_000, 4)).astype(np.float32)
-    extremes = np.array(list(itertools.product([-1e38, 0, 100, 1e38], repeat=4)), np.float32)
-    for flowers in (on_thresholds, random, extremes):
+    for flowers in (around(classifier.get_booster(), 200_000), random):
         expected = classifier.get_booster().inplace_predict(flowers)
-        assert model.predict_proba(flowers).tobytes() == expected.tobytes()
-        assert (model.predict_classes(flowers) == classifier.predict(flowers)).all()
+        assert predict_proba(flowers).tobytes() == expected.tobytes()
+        assert (model._classes(flowers) == classifier.predict(flowers)).all()
     for flower in random[:2_000]:
-        assert model.predict(flower) == model.predict_classes([flower])[0]
+        assert model.predict(flower) == classifier.predict(flower[None])[0]
+
+
+@pytest.mark.parametrize(("features", "classes"), [(2, 3), (4, 5), (13, 3)])
+def test_table_and_xgboost_agree_on_other_models(
+    features: int, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "SPECIES", tuple("abcde"[:classes]))
+    random = np.random.default_rng(features)
+    lengths = random.uniform(-5, 2_000, (300, features))
+    species = random.integers(0, classes, 300)
+    fitted = xgboost.XGBClassifier(n_estimators=3, max_depth=2).fit(lengths, species)
+    booster = fitted.get_booster()
+    booster.set_param({"nthread": 1})
+    edges, trees = model.thresholds(booster)
+    assert trees == 3 * classes and max(edge.max(initial=0) for edge in edges) > 9
+    flowers = around(booster, 10_000)
+    look_up = model.tabulate(booster, lambda probabilities: probabilities)
+    assert "look_up" in look_up.__qualname__
+    assert look_up(flowers).tobytes() == booster.inplace_predict(flowers).tobytes()
+    assert look_up(flowers[0]).tobytes() == look_up(flowers[:1]).tobytes()
+
+
+def test_no_start_waits_for_a_large_table() -> None:
+    random = np.random.default_rng(0)
+    lengths, species = random.uniform(0, 8, (2_000, 4)), random.integers(0, 3, 2_000)
+    booster = xgboost.XGBClassifier(n_estimators=20).fit(lengths, species).get_booster()
+    asked: list[int] = []
+    answer = model.tabulate(booster, lambda proba: asked.append(len(proba)) or proba)
+    assert asked == []
+    assert answer(lengths[:5].astype(np.float32)).shape == (5, 3)
+    assert asked == [5]
 
 
 def test_a_double_is_rounded_to_float32_as_xgboost_does(
-    answers: None, classifier: xgboost.XGBClassifier
+    predict_proba: model.Answer, classifier: xgboost.XGBClassifier
 ) -> None:
-    edges = [edge.astype(np.float64) for edge in model.thresholds(classifier.get_booster())]
+    edges = [edge.astype(np.float64) for edge in model.thresholds(classifier.get_booster())[0]]
     around = [np.concatenate([np.nextafter(edge, 0), np.nextafter(edge, 9)]) for edge in edges]
     for flower in list(itertools.product(*around))[::100]:
         assert model.predict(flower) == classifier.predict(np.array([flower]))[0]
@@ -106,20 +151,6 @@ def test_a_double_is_rounded_to_float32_as_xgboost_does(
 def test_predict_refuses_what_is_not_one_flower(flower: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.predict(flower)
-
-
-@pytest.mark.parametrize("predict", [model.predict_classes, model.predict_proba])
-@pytest.mark.parametrize(
-    ("flowers", "message"),
-    [
-        (VIRGINICA, r"not \(4,\)"),
-        ([VIRGINICA[:3]], r"not \(1, 3\)"),
-        ([SETOSA, [np.nan, 3, 5.1, 1.8]], "finite"),
-    ],
-)
-def test_other_shapes_and_lengths_are_refused(predict: Any, flowers: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        predict(flowers)
 
 
 def test_a_length_beyond_float32_is_refused() -> None:
@@ -189,9 +220,10 @@ def test_another_version_is_named_with_the_installed_one(tmp_path: Path) -> None
     )
 
 
-def fitted(features: int, classes: int) -> xgboost.XGBClassifier:
+def fitted(features: int, classes: int, **parameters: Any) -> xgboost.XGBClassifier:
     species = np.arange(30) % classes
-    return xgboost.XGBClassifier(n_estimators=1).fit(np.ones((30, features)), species)
+    lengths = np.random.default_rng(0).uniform(0, 8, (30, features))
+    return xgboost.XGBClassifier(n_estimators=1, **parameters).fit(lengths, species)
 
 
 @pytest.mark.parametrize(
@@ -199,12 +231,34 @@ def fitted(features: int, classes: int) -> xgboost.XGBClassifier:
     [
         (fitted(5, 3), "has 5 features and 3 classes"),
         (fitted(4, 4), "has 4 features and 4 classes"),
+        (fitted(4, 2), "has 4 features and 2 classes"),
         (fitted(4, 3).get_booster(), "has None features and None classes"),
         (bytearray(), "has None features and None classes"),
+        (fitted(4, 3, objective="multi:softmax"), "with an array of shape (1,), not with"),
+        (fitted(4, 3, booster="dart"), "is a dart model: train with booster='gbtree'"),
+        (fitted(4, 3, booster="gblinear"), "is a gblinear model: train with booster='gbtree'"),
     ],
 )
 def test_another_model_is_refused(tmp_path: Path, pickled: Any, message: str) -> None:
-    assert message in refusal(write(tmp_path / "iris.pgz", pickle.dumps(pickled)))
+    refused = refusal(write(tmp_path / "iris.pgz", pickle.dumps(pickled)))
+    assert message in refused
+    assert model.RETRAIN not in refused  # which would only make the same again
+
+
+def test_a_binary_model_is_refused_for_two_species(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "SPECIES", ("setosa", "virginica"))
+    path = write(tmp_path / "iris.pgz", pickle.dumps(fitted(4, 2)))
+    assert "train with objective='multi:softprob'" in refusal(path)
+
+
+@pytest.mark.parametrize("names", [[], ["iris.pgz", "wine.pgz"]])
+def test_the_folder_has_one_model(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(model.ModelError, match=f"has {len(names)} files"):
+        model.find(tmp_path)
 
 
 def test_retraining_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -222,12 +276,15 @@ FORK = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 import model
+import numpy as np
 flower = [[5.9, 3, 5.1, 1.8]]
-model._iris = model.tabulate(model.load(model.MODEL), int(sys.argv[2]))
-model.predict_classes(flower * 10_000)
+flowers = np.array(flower * 10_000, np.float32)
+booster = model.load(model.MODEL)
+model._classes = model.tabulate(booster, lambda proba: proba.argmax(-1), int(sys.argv[2]))
+model._classes(flowers)
 if child := os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-os._exit(model.predict(flower) + model.predict_classes(flower * 10_000)[0])
+os._exit(model.predict(flower) + model._classes(flowers)[0])
 """
 
 

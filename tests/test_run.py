@@ -10,6 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 import model
+import run
 from tests.service import FLOWER, ROOT
 
 SETOSA = {"sepalLengthCm": 5.1, "sepalWidthCm": 3.5, "petalLengthCm": 1.4, "petalWidthCm": 0.2}
@@ -47,6 +48,11 @@ NOT_JSON = [
     raw("0x1"),
     b"'{}'",
     b"NaN",
+    b"1]",
+    b'"a" b',
+    b"nullx",
+    b"4{",
+    b"123\0",
     b"[" * 100_000,
     b"[" * 50_000 + b"]" * 50_000,
     b'{"a":' * 50_000,
@@ -165,10 +171,12 @@ def test_every_wrong_field_is_named(
     ]
 
 
-def test_errors_are_named_up_to_ten_thousand(client: FlaskClient) -> None:
-    problem = assert_is_problem(client.post("/predict", json=[{}] * 3_000), 422)
-    assert len(problem["errors"]) == 10_000
-    assert problem["errors"][-1]["pointer"] == "/2499/petalWidthCm"
+@pytest.mark.parametrize(("flowers", "more"), [(25, False), (26, True)])
+def test_errors_are_named_up_to_a_hundred(client: FlaskClient, flowers: int, more: bool) -> None:
+    problem = assert_is_problem(client.post("/predict", json=[{}] * flowers), 422)
+    assert len(problem["errors"]) == 100
+    assert problem["errors"][-1]["pointer"] == "/24/petalWidthCm"
+    assert ("There are more than these 100." in problem["detail"]) == more
 
 
 @pytest.mark.parametrize(
@@ -241,9 +249,52 @@ def test_a_body_that_ends_early_is_refused(
     assert problem["detail"] == f"The body ends after {received} of the 100 bytes announced."
 
 
-def test_a_chunked_body_is_refused(client: FlaskClient) -> None:
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(ONE, 200), (ONE.ljust(2**14), 200), (ONE.ljust(2**20), 200), (ONE.ljust(2**20 + 1), 413)],
+)
+def test_a_body_without_a_length_is_read(client: FlaskClient, body: str, status: int) -> None:
     headers = {"Transfer-Encoding": "chunked", "Content-Type": "application/json"}
-    assert_is_problem(client.post("/predict", headers=headers), 411)
+    stream = io.BytesIO(body.encode())
+    response = client.post("/predict", input_stream=stream, headers=headers)
+    assert response.status_code == status
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br"])
+def test_an_encoded_body_is_refused(client: FlaskClient, encoding: str) -> None:
+    headers = {"Content-Encoding": encoding, "Content-Type": "application/json"}
+    problem = assert_is_problem(client.post("/predict", data=b"\x1f\x8b", headers=headers), 415)
+    assert problem["detail"] == "Send the body as it is, without a Content-Encoding."
+
+
+@pytest.mark.parametrize("path", ["/predict/", "/nope"])
+def test_a_browser_may_read_that_a_path_is_wrong(client: FlaskClient, path: str) -> None:
+    headers = {
+        "Origin": "https://any.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type",
+    }
+    preflight = client.options(path, headers=headers)
+    assert preflight.status_code == 204
+    assert preflight.headers["Access-Control-Allow-Origin"] == "https://any.example"
+    assert preflight.headers["Access-Control-Allow-Headers"] == "content-type"
+    assert_is_problem(client.post(path, json=FLOWER), 404)
+
+
+def test_large_bodies_are_refused_beyond_the_budget(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "reserved", {object(): run.BUDGET - 2**17})
+    large = json.dumps([FLOWER] * 1_000).ljust(2**17)
+    with client.post("/predict", data=large, content_type="application/json") as answered:
+        assert answered.status_code == 200
+        refused = client.post("/predict", data=large, content_type="application/json")
+        problem = assert_is_problem(refused, 503)
+        assert refused.headers["Retry-After"] == "1"
+        assert problem["detail"] == "Too many large requests are being answered."
+        assert client.post("/predict", json=FLOWER).json == {"return": "2"}
+    with client.post("/predict", data=large, content_type="application/json") as answered:
+        assert answered.status_code == 200
 
 
 def test_a_bug_reveals_nothing_of_itself(
@@ -288,19 +339,49 @@ import run
 client = run.app.test_client()
 for origin in ("https://one.example", "https://two.example", "https://evil.example"):
     response = client.get("/", headers={"Origin": origin})
-    print(response.headers.get("Access-Control-Allow-Origin"))
+    print(response.headers.get("Access-Control-Allow-Origin"), response.headers.get("Vary"))
 print(client.post("/predict", data=" " * 101, content_type="application/json").status_code)
 """
 
 
-def test_the_environment_configures() -> None:
-    env = {
-        "FLASK_CORS_ORIGINS": '["https://one.example", "https://two.example"]',
-        "FLASK_MAX_CONTENT_LENGTH": "100",
-    }
+@pytest.mark.parametrize(
+    "origins",
+    [
+        '["https://one.example", "https://two.example"]',
+        "https://one.example,https://two.example",
+        "https://one.example, https://two.example",
+    ],
+)
+def test_the_environment_configures(origins: str) -> None:
+    env = {"FLASK_CORS_ORIGINS": origins, "FLASK_MAX_CONTENT_LENGTH": "100"}
     command = [sys.executable, "-c", CONFIGURED]
     printed = subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True).stdout
-    assert printed.split() == [b"https://one.example", b"https://two.example", b"None", b"413"]
+    assert printed.decode().splitlines() == [
+        "https://one.example Origin",
+        "https://two.example Origin",
+        "None Origin",
+        "413",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        (
+            {"FLASK_MAX_CONTENT_LENGTH": "1MB"},
+            "FLASK_MAX_CONTENT_LENGTH is '1MB' and has to be a number of bytes.",
+        ),
+        (
+            {"FLASK_MAX_CONTENT_LENGTH": "0"},
+            "FLASK_MAX_CONTENT_LENGTH is 0 and has to be a number of bytes.",
+        ),
+        ({"PORT": "http"}, "PORT is 'http' and has to be a number."),
+    ],
+)
+def test_a_value_that_cannot_be_stops_the_start(env: dict[str, str], sentence: str) -> None:
+    command = [sys.executable, "run.py"]
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (1, f"{sentence}\n")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +395,11 @@ def test_the_debugger_is_on_only_if_asked_and_only_here(
         monkeypatch.delenv("FLASK_DEBUG", raising=False)
     else:
         monkeypatch.setenv("FLASK_DEBUG", flask_debug)
+    monkeypatch.delenv("PORT", raising=False)
     served: list[dict[str, Any]] = []
     monkeypatch.setattr(flask.Flask, "run", lambda app, **options: served.append(options))
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
-    assert served == [{"host": host, "port": 3000, "debug": debug}]
+    monkeypatch.setenv("PORT", "3001")
+    runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
+    assert [options.pop("port") for options in served] == [3000, 3001]
+    assert served == [{"host": host, "debug": debug}] * 2

@@ -68,8 +68,13 @@ def test_every_wrong_field_is_named(
         (LONG % (len(ONE) + 1) + ONE, 400),
         (LONG % 10**10, 413),
         (LONG % 10**10 + ONE * 1000, 413),
-        (CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(ONE), ONE), 411),
-        (CHUNKED + b"fffffff\r\n" + ONE * 1000, 411),
+        (CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (2**20 + 1, ONE.ljust(2**20 + 1)), 413),
+        (CHUNKED + b"fffffff\r\n" + ONE * 20_000, 413),
+        (CHUNKED + b"ffff0\r\n" + ONE * 1_000, 400),
+        (CHUNKED + b"5\r\nhel", 400),
+        (CHUNKED + b"%x\r\n%s\r\n" % (len(ONE), ONE), 400),
+        (CHUNKED + b"zz\r\nhello\r\n0\r\n\r\n", 400),
+        (CHUNKED + b"%x\r\n%sXX0\r\n\r\n" % (len(ONE), ONE), 400),
     ],
 )
 def test_a_body_of_another_length_is_refused(server: Service, sent: bytes, status: int) -> None:
@@ -77,6 +82,30 @@ def test_a_body_of_another_length_is_refused(server: Service, sent: bytes, statu
     assert answer.split(b" ")[1] == str(status).encode()
     assert b"application/problem+json" in answer
     assert server.request("POST", "/predict", ONE)[2] == ANSWER
+
+
+def chunked(body: bytes, size: int) -> bytes:
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n"
+
+
+@pytest.mark.parametrize("trailers", [b"\r\n", b"X-Checksum: 5\r\n\r\n"])
+@pytest.mark.parametrize(("length", "size"), [(0, 1), (0, 7), (0, 1000), (2**17, 1000)])
+def test_a_chunked_body_is_served(
+    service: Service, length: int, size: int, trailers: bytes
+) -> None:
+    sent = CHUNKED + chunked(ONE.ljust(length), size) + trailers
+    with service.connect() as client:
+        for _ in range(2):  # the connection goes on
+            client.sendall(sent)
+            answer = b""
+            while not answer.endswith(ANSWER):
+                answer += client.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_development_serves_a_chunked_body(server: Service) -> None:
+    assert server.send(CHUNKED + chunked(ONE, 9) + b"\r\n").endswith(ANSWER)
 
 
 def test_too_long_a_body_is_refused_before_it_is_sent(server: Service) -> None:
@@ -347,7 +376,7 @@ def test_memory_does_not_grow() -> None:
 
 
 def test_a_damaged_model_stops_the_start(tmp_path: Path) -> None:
-    for name in ("model.py", "run.py", "gunicorn.conf.py"):
+    for name in ("model.py", "run.py", "gunicorn.conf.py", "worker.py"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "model", tmp_path / "model")
     path = tmp_path / "model" / "xgboost-iris.pgz"
