@@ -13,7 +13,6 @@ from typing import Any
 import joblib
 
 bind = f"0.0.0.0:{os.environ.get('PORT', 3000)}"
-
 worker_class = "worker.Worker"
 
 # One worker for each CPU that affinity and the container's quota leave to this process.
@@ -28,21 +27,21 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # It fails on a read-only disk, and two instances of one user would take each other's.
 control_socket_disable = True
 
-# A client has this many seconds for its headers, and as many for its body and the answer.
+# A client has this many seconds for its head, and as many for its body and the answer.
 keepalive = 10
 
 # TERM is over within five seconds, whatever the clients do.
 graceful_timeout = 4
 
-# Connections for each worker: the oldest idle one makes room for a new one.
+# A file descriptor each. When they are nearly used up, the oldest idle connection ends.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
 
-# Chrome sends 15 fields, cookies of up to 4 KiB among them, and a proxy adds up to a dozen.
-# gunicorn scans the 128 KiB of head that these allow again with each piece that arrives.
+# Chrome sends 15 fields and a proxy adds a dozen; a cookie has up to 4 KiB. gunicorn keeps a
+# head of up to the product, 128 KiB, and scans all of it again with each piece that arrives.
 limit_request_fields = 32
 limit_request_field_size = 4094
 
-# By default a client at 127.0.0.1, such as a proxy, may send the header SCRIPT_NAME.
+# Else a client at 127.0.0.1, such as a proxy that forwards all, may send the header SCRIPT_NAME.
 forwarder_headers = ""
 
 

@@ -46,11 +46,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def find(folder: Path) -> Path:
-    """Return the one model in a folder, which model/train.py names."""
-    models = list(folder.glob("*.pgz"))
-    if len(models) != 1:
-        raise ModelError(f"{folder} has {len(models)} files *.pgz and has to have one. {RETRAIN}")
-    return models[0]
+    """Return the path of the one model in a folder, which model/train.py names."""
+    paths = list(folder.glob("*.pgz"))
+    if len(paths) != 1:
+        raise ModelError(f"{folder} has {len(paths)} files *.pgz and has to have one. {RETRAIN}")
+    return paths[0]
 
 
 def load(path: Path) -> xgboost.Booster:
@@ -59,9 +59,8 @@ def load(path: Path) -> xgboost.Booster:
     The file's SHA-256 digest stands beside it, in `<name>.sha256`, and is checked before anything
     is decompressed: a damaged pickle can crash or hang the interpreter.
 
-    Raises ModelError if a file is missing, the digest is another, the pickle asks for a name
-    beyond PICKLED_NAMES or was written by another minor version of XGBoost, or the model is not
-    an ensemble of trees that answers N_FEATURES lengths with the probabilities of SPECIES.
+    Raises ModelError if that fails, or the model is not one of gbtree trees, of this minor version
+    of XGBoost, that answers N_FEATURES lengths with the probabilities of SPECIES.
     """
     try:
         packed = path.read_bytes()
@@ -74,19 +73,17 @@ def load(path: Path) -> xgboost.Booster:
 
     # XGBoost writes its version into the pickle as UBJSON: an array of three int8.
     written_by = re.search(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL)
-    if written_by:
-        version = ".".join(str(ord(part)) for part in written_by.groups())
-        if version.split(".")[:2] != xgboost.__version__.split(".")[:2]:
-            raise ModelError(
-                f"{path} was written by XGBoost {version}, "
-                f"but {xgboost.__version__} is installed. {RETRAIN}"
-            )
+    version = ".".join(str(ord(part)) for part in written_by.groups()) if written_by else ""
+    if written_by and version.split(".")[:2] != xgboost.__version__.split(".")[:2]:
+        raise ModelError(
+            f"{path} was written by XGBoost {version}, but {xgboost.__version__} is installed. "
+            f"{RETRAIN}"
+        )
 
     # One thread: libgomp's threads do not survive a fork, and a prediction after it would hang.
     with xgboost.config_context(nthread=1):
         classifier = _Unpickler(io.BytesIO(pickled)).load()
-    features = getattr(classifier, "n_features_in_", None)
-    classes = getattr(classifier, "n_classes_", None)
+    features, classes = (getattr(classifier, n, None) for n in ("n_features_in_", "n_classes_"))
     if (features, classes) != (N_FEATURES, len(SPECIES)):
         raise ModelError(
             f"{path} has {features} features and {classes} classes, not {N_FEATURES} and "
@@ -110,13 +107,12 @@ def load(path: Path) -> xgboost.Booster:
 def thresholds(booster: xgboost.Booster) -> tuple[list[NDArray[np.float32]], int]:
     """Return each feature's split thresholds (cm), ascending, and the number of trees."""
     trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
+    columns = ("left_children", "split_indices", "split_conditions")
+    nodes = [node for tree in trees for node in zip(*map(tree.get, columns), strict=True)]
     splits: list[set[float]] = [set() for _ in range(booster.num_features())]
-    for tree in trees:
-        for child, feature, threshold in zip(
-            tree["left_children"], tree["split_indices"], tree["split_conditions"], strict=True
-        ):
-            if child != -1:  # a leaf otherwise
-                splits[feature].add(threshold)
+    for child, feature, threshold in nodes:
+        if child != -1:  # a leaf otherwise
+            splits[feature].add(threshold)
     return [np.array(sorted(split), np.float32) for split in splits], len(trees)
 
 
@@ -170,11 +166,8 @@ def predict(input: ArrayLike) -> int:
     Raises ValueError for more than one flower, another shape, or a length that is not finite.
     """
     flower = np.asarray(input, np.float32)  # rounded as XGBoost does
-    if flower.shape not in ((N_FEATURES,), (1, N_FEATURES)):
-        raise ValueError(
-            f"predict takes one flower, of shape ({N_FEATURES},) or (1, {N_FEATURES}), "
-            f"not {flower.shape}"
-        )
+    if flower.shape not in ((n := N_FEATURES,), (1, n)):
+        raise ValueError(f"one flower has the shape ({n},) or (1, {n}), not {flower.shape}")
     lengths = flower.ravel()
     if not all(map(math.isfinite, lengths.tolist())):
         raise ValueError(f"a flower's lengths are finite float32 numbers, not {lengths}")

@@ -15,21 +15,18 @@ from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request
 from gunicorn.workers.ggevent import GeventWorker
 
-# What the application leaves unread of a body is read up to here. After more, the connection ends.
-MAX_UNREAD = 2**20
-STEP = 2**16
-
-# What the kernel holds of an answer that its client does not read; Linux doubles it.
-SEND_BUFFER = 2**15
+STEP = 2**16  # bytes read at once of what the application left of a body
+MAX_UNREAD = 2**20  # after more than this, the connection ends
+SEND_BUFFER = 2**15  # bytes of an unread answer in the kernel; Linux doubles it
 
 
 def unread(request: Request) -> float:
-    """Return how many bytes of the body the application left, math.inf for more chunks."""
-    # gunicorn's LengthReader counts down its `length`; its ChunkedReader drops its `parser` after
-    # the last chunk, and its Body says with `failed` that a read has raised.
+    """Return how many bytes of the body are left, math.inf where that cannot be known."""
+    # LengthReader counts `length` down, ChunkedReader drops its `parser` after the last chunk,
+    # and `failed` says that a read of the Body has raised.
     reader = request.body.reader
-    more = request.body.failed or getattr(reader, "parser", None)
-    return math.inf if more else getattr(reader, "length", 0)
+    unknown = request.body.failed or getattr(reader, "parser", None)
+    return math.inf if unknown else getattr(reader, "length", 0)
 
 
 class Listener(StreamServer):
@@ -37,64 +34,61 @@ class Listener(StreamServer):
 
     @property
     def max_accept(self) -> int:
-        """One a turn, for the next is the other workers' as well; more where turns are long."""
+        """One a turn, as the next is the other workers' too; more where many are served a turn."""
         return 1 + len(self.pool or ()) // 16
 
     def close(self) -> None:
         """Accept what is queued first: closing would reset it."""
-        # gevent's BaseServer calls do_read for what it passes to do_handle; None: nothing waits.
+        # do_read returns the arguments of do_handle, or None where nothing is queued.
         while not self.closed and (connection := self.do_read()):
             self.do_handle(*connection)
             gevent.sleep(0)
         super().close()
 
 
-class Worker(GeventWorker):
-    """A GeventWorker with deadlines for heads, bodies and answers, and room for newcomers."""
+class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+    """A GeventWorker with a deadline for each head, and for each body with its answer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.timers: dict[socket.socket, Any] = {}
-        self.waiting: dict[socket.socket, None] = {}  # between two requests, the oldest first
+        self.deadlines: dict[Any, Any] = {}  # a timer for each connection
+        self.waiting: dict[Any, None] = {}  # those between two requests, the oldest first
 
-    # GeventWorker passes these keywords, and its pool of greenlets as `spawn`.
+    # GeventWorker.run calls it with its pool as `spawn`, and with what only a WSGIServer needs.
     def server_class(self, listener: socket.socket, *, spawn: Any, **other: Any) -> Listener:
         self.pool = spawn
         return Listener(listener, partial(self.handle, listener), spawn=spawn)
 
     def timeout_ctx(self) -> AbstractContextManager[None]:
-        return nullcontext()  # the timers do it, without an exception that would drop a request
+        return nullcontext()  # gunicorn's own would drop a request that is just arriving
 
-    def handle(self, listener: socket.socket, client: socket.socket, address: Any) -> None:
+    def handle(self, listener: socket.socket, client: Any, address: Any) -> None:
         if self.waiting and self.pool.free_count() <= self.pool.size // 10:
             self.expire(next(iter(self.waiting)))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        seconds = self.cfg.keepalive
-        self.timers[client] = gevent.get_hub().loop.timer(seconds, seconds)
+        self.deadlines[client] = client.hub.loop.timer(0, self.cfg.keepalive)
         self.wait(client)
         # The listener is asked for its address, but may be closed by now: the client's is the same.
         super().handle(client, client, address)
         self.waiting.pop(client, None)
-        self.timers.pop(client).close()
+        self.deadlines.pop(client).close()
 
-    def wait(self, client: socket.socket) -> None:
+    def wait(self, client: Any) -> None:
         self.waiting[client] = None
-        self.timers[client].again(self.expire, client)
+        self.deadlines[client].again(self.expire, client)
 
-    def handle_request(
-        self, listener_name: Any, request: Request, client: socket.socket, address: Any
-    ) -> None:
+    def handle_request(self, listener: Any, request: Request, client: Any, address: Any) -> None:
         self.waiting.pop(client, None)
-        self.timers[client].again(self.expire, client)
+        self.deadlines[client].again(self.expire, client)
         if math.inf > unread(request) > MAX_UNREAD:
             request.force_close()
         try:
-            super().handle_request(listener_name, request, client, address)
+            super().handle_request(listener, request, client, address)
+            for _ in range(0, MAX_UNREAD, STEP):
+                if not (unread(request) and request.body.read(STEP)):
+                    break
             if unread(request):
-                for _ in range(0, MAX_UNREAD, STEP):
-                    request.body.read(STEP)
-            if unread(request):
-                raise StopIteration  # gunicorn's way to end a connection
+                raise StopIteration  # by which gunicorn ends a connection
         except (StopIteration, ParseException):
             if unread(request):  # else the client's kernel drops the answer with a reset
                 client.shutdown(socket.SHUT_WR)
@@ -102,28 +96,21 @@ class Worker(GeventWorker):
                     if not client.recv(STEP):
                         break
             raise StopIteration from None
-        gevent.sleep(
-            1e-9
-        )  # the others' turn: a sleep(0) would not let in who has just become ready
+        gevent.sleep(1e-9)  # sleep(0) returns before the event loop has looked for other requests
         self.wait(client)
 
-    def expire(self, client: socket.socket) -> None:
-        """End a connection at its deadline, but serve a request that has just arrived."""
+    def expire(self, client: Any, reset: bool = True) -> None:
+        """End a connection, but serve a request that has just arrived on an idle one."""
         with suppress(OSError):
             idle = self.waiting.pop(client, client) is None
-            if not idle or any(fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, bytes(4))):
-                # With a reset: the kernel would keep an answer that is not read for minutes.
+            unsent = any(fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, bytes(4)))
+            if not idle or (reset and unsent):  # else the kernel keeps the unsent for minutes
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client._sock.shutdown(socket.SHUT_WR)
-            # gevent's own shutdown would fail the recv: its plain socket lets it read to the end.
+            # gevent's own shutdown would fail the greenlet's recv, the plain socket's lets it read.
             client._sock.shutdown(socket.SHUT_RD)
 
     def handle_exit(self, *signal: Any) -> None:
         super().handle_exit(*signal)
-        gevent.spawn_later(2, self.hang_up)
-
-    def hang_up(self) -> None:
-        """End the idle connections as above, but leave the kernel what it has to send."""
-        for client in self.waiting:
-            with suppress(OSError):
-                client._sock.shutdown(socket.SHUT_RD)
+        idle = self.waiting  # as it is in two seconds
+        gevent.spawn_later(2, lambda: [self.expire(client, reset=False) for client in list(idle)])

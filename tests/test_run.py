@@ -234,10 +234,14 @@ class Broken(io.BytesIO):
 
 
 @pytest.mark.parametrize(
-    ("stream", "received"), [(io.BytesIO(ONE.encode()), len(ONE)), (Broken(), 0)]
+    ("stream", "detail"),
+    [
+        (io.BytesIO(ONE.encode()), f"The body ends after {len(ONE)} of the 100 bytes announced."),
+        (Broken(), "The body ends early or has a malformed chunk: ConnectionResetError."),
+    ],
 )
 def test_a_body_that_ends_early_is_refused(
-    client: FlaskClient, stream: io.BytesIO, received: int
+    client: FlaskClient, stream: io.BytesIO, detail: str
 ) -> None:
     response = client.post(
         "/predict",
@@ -245,8 +249,7 @@ def test_a_body_that_ends_early_is_refused(
         content_type="application/json",
         environ_overrides={"CONTENT_LENGTH": "100"},
     )
-    problem = assert_is_problem(response, 400)
-    assert problem["detail"] == f"The body ends after {received} of the 100 bytes announced."
+    assert assert_is_problem(response, 400)["detail"] == detail
 
 
 @pytest.mark.parametrize(
