@@ -37,12 +37,23 @@ class Listener(StreamServer):
         """One a turn, as the next is the other workers' too; more where many are served a turn."""
         return 1 + len(self.pool or ()) // 16
 
+    def start_accepting(self) -> None:
+        """Accept before the ready connections, and serve at once: not one or two turns later."""
+        super().start_accepting()
+        self._watcher.stop()
+        self._watcher.priority = self.loop.MAXPRI
+        self._watcher.start(self._do_read)
+
+    def do_handle(self, client: socket.socket, address: Any) -> None:
+        greenlet = self.pool.spawn(self.handle, client, address)
+        if gevent.getcurrent() is gevent.get_hub():  # else in close(), which has to go on itself
+            greenlet.switch()
+
     def close(self) -> None:
         """Accept what is queued first: closing would reset it."""
         # do_read returns the arguments of do_handle, or None where nothing is queued.
         while not self.closed and (connection := self.do_read()):
             self.do_handle(*connection)
-            gevent.sleep(0)
         super().close()
 
 
@@ -57,7 +68,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     # GeventWorker.run calls it with its pool as `spawn`, and with what only a WSGIServer needs.
     def server_class(self, listener: socket.socket, *, spawn: Any, **other: Any) -> Listener:
         self.pool = spawn
-        return Listener(listener, partial(self.handle, listener), spawn=spawn)
+        self.listener = Listener(listener, partial(self.handle, listener), spawn=spawn)
+        return self.listener
 
     def timeout_ctx(self) -> AbstractContextManager[None]:
         return nullcontext()  # gunicorn's own would drop a request that is just arriving
@@ -112,5 +124,5 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_exit(self, *signal: Any) -> None:
         super().handle_exit(*signal)
-        idle = self.waiting  # as it is in two seconds
-        gevent.spawn_later(2, lambda: [self.expire(client, reset=False) for client in list(idle)])
+        gevent.spawn_later(0.5, self.listener.close)  # GeventWorker.run looks only once a second
+        gevent.spawn_later(1.2, lambda: [self.expire(idle, False) for idle in list(self.waiting)])
