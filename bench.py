@@ -4,6 +4,7 @@ Medians of several rounds, in which what is compared takes turns. The parts that
 real server need wrk (apt install wrk) and are left out without it.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -27,7 +28,8 @@ from werkzeug.test import run_wsgi_app
 from tests.service import FLOWER, ROOT, Service
 
 ONE = json.dumps(FLOWER).encode()
-THOUSAND = json.dumps([FLOWER] * 1_000).encode()
+LENGTHS = np.random.default_rng(0).uniform(0, 8, (1_000, 4)).round(1).tolist()
+THOUSAND = json.dumps([dict(zip(FLOWER, lengths, strict=True)) for lengths in LENGTHS]).encode()
 
 
 def empty() -> Flask:
@@ -72,11 +74,11 @@ def medians(*calls: Callable[[], Any], rounds: int = 30, times: int = 1) -> list
     return [statistics.median(taken) for taken in seconds]
 
 
-def post(app: Flask, body: bytes) -> None:
+def post(app: Flask, body: bytes, path: str = "/predict") -> None:
     """Call the application as a WSGI server does."""
     environ = {
         "REQUEST_METHOD": "POST",
-        "PATH_INFO": "/predict",
+        "PATH_INFO": path,
         "SERVER_NAME": "localhost",
         "SERVER_PORT": "3000",
         "SERVER_PROTOCOL": "HTTP/1.1",
@@ -89,7 +91,8 @@ def post(app: Flask, body: bytes) -> None:
         "wsgi.errors": sys.stderr,
     }
     answer, status, _ = run_wsgi_app(app, environ)
-    b"".join(answer)
+    with contextlib.closing(answer):  # type: ignore[type-var]  # a ClosingIterator
+        b"".join(answer)
     assert status == "200 OK", status
 
 
@@ -100,14 +103,20 @@ def in_process() -> None:
     nothing = empty()
     bare, one = medians(lambda: post(nothing, ONE), lambda: post(run.app, ONE), times=200)
     print(f"{one / bare:8.2f}  one flower / empty view, through the WSGI callable")
-    one, many = medians(lambda: post(run.app, ONE), lambda: post(run.app, THOUSAND), times=20)
-    print(f"{many / one:8.2f}  a thousand flowers in one request / one flower")
+    one, classes, probabilities = medians(
+        lambda: post(run.app, ONE),
+        lambda: post(run.app, THOUSAND),
+        lambda: post(run.app, THOUSAND, "/predict_proba"),
+        times=20,
+    )
+    print(f"{classes / one:8.2f}  a thousand different flowers' classes / one flower's")
+    print(f"{probabilities / classes:8.2f}  a thousand flowers' probabilities / their classes")
 
     classifier = pickle.loads(gzip.decompress(model.MODEL.read_bytes()))
     booster = model.load(model.MODEL)
     for count, times in ((1, 200), (1_000, 20), (100_000, 1)):
         flowers = np.random.default_rng(0).uniform(0, 8, (count, 4)).astype(np.float32)
-        predict: Callable[..., Any] = model.predict if count == 1 else model.predict_classes
+        predict: Callable[..., Any] = model.predict if count == 1 else model._classes
         table, wrapped, inplace = medians(
             partial(predict, flowers),
             partial(classifier.predict, flowers),

@@ -29,7 +29,7 @@ def unread(request: Request) -> float:
     return math.inf if unknown else getattr(reader, "length", 0)
 
 
-class Listener(StreamServer):
+class Listener(StreamServer):  # type: ignore[misc]  # gevent and gunicorn have no types
     """Accepts connections for one worker."""
 
     @property
@@ -57,7 +57,7 @@ class Listener(StreamServer):
         super().close()
 
 
-class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+class Worker(GeventWorker):  # type: ignore[misc]
     """A GeventWorker with a deadline for each head, and for each body with its answer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -125,4 +125,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def handle_exit(self, *signal: Any) -> None:
         super().handle_exit(*signal)
         gevent.spawn_later(0.5, self.listener.close)  # GeventWorker.run looks only once a second
-        gevent.spawn_later(1.2, lambda: [self.expire(idle, False) for idle in list(self.waiting)])
+        gevent.spawn_later(1.2, self.hang_up)
+
+    def hang_up(self) -> None:
+        for idle in list(self.waiting):
+            self.expire(idle, reset=False)

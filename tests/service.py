@@ -49,13 +49,15 @@ class Service:
         )
 
     def __enter__(self) -> Self:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             try:
                 assert self.request("GET", "/")[2] == b"hello!!"
                 return self
             except OSError:
-                assert self.process.poll() is None and time.monotonic() < deadline, self.logged()
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.process.kill()
+                    pytest.exit(f"The service does not start:\n{self.logged()[-2000:]}", 1)
                 time.sleep(0.05)
 
     def __exit__(self, *error: object) -> None:

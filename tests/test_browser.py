@@ -1,6 +1,5 @@
 """The pages in a real Chromium."""
 
-import base64
 import functools
 import http.server
 import json
@@ -16,8 +15,9 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.service import ROOT, Service, free_port, tool
 
+pytestmark = pytest.mark.slow
+
 STATIC = ROOT / "static"
-PICTURE = STATIC / "page.webp"
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync
 --disable-background-networking --disable-component-update --window-size=1280,1180"""
 
@@ -92,11 +92,6 @@ def test_the_page_shows_the_flower_and_the_regions(
     assert f"curl {url}/predict_proba" in text(browser, "#curl")
     assert json.loads(text(browser, "#answer"))["return"]["virginica"] == pytest.approx(0.995155)
     assert browser.get_log("browser") == []
-    if not PICTURE.exists():  # the README's; delete it to have it taken anew
-        shot = {"format": "webp", "quality": 85}
-        PICTURE.write_bytes(
-            base64.b64decode(browser.execute_cdp_cmd("Page.captureScreenshot", shot)["data"])
-        )
 
 
 def test_a_click_and_the_keyboard_place_the_flower(

@@ -1,9 +1,10 @@
 """Several instances behind a real load balancer."""
 
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tests.service import Load, Service, free_port, tool
@@ -21,12 +22,21 @@ defaults
     option redispatch
     retry-on conn-failure empty-response
     option httpchk GET /
-    default-server check inter 200ms fall 1 rise 1
+    default-server check inter 200ms fall 3 rise 1
 frontend iris
     bind 127.0.0.1:{port}
     default_backend services
 backend services
 """
+
+
+def wait_for_all(port: int) -> None:
+    """Wait until the balancer answers."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
 
 
 @contextmanager
@@ -38,8 +48,8 @@ def balancer(folder: Path, services: list[Service]) -> Iterator[int]:
     path.write_text(CONFIGURATION.format(port=port) + "".join(servers))
     command = [tool("haproxy"), "-f", path]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        time.sleep(1)
         try:
+            wait_for_all(port)
             yield port
         finally:
             process.terminate()
@@ -48,7 +58,8 @@ def balancer(folder: Path, services: list[Service]) -> Iterator[int]:
 def test_restarting_one_after_the_other_loses_no_request(tmp_path: Path) -> None:
     tool("haproxy")
     with ExitStack() as stack:
-        services = [stack.enter_context(Service(WEB_CONCURRENCY="1")) for _ in range(3)]
+        starting = [Service(WEB_CONCURRENCY="1") for _ in range(3)]
+        services = [stack.enter_context(service) for service in starting]
         with balancer(tmp_path, services) as port, Load(port) as load:
             for service in services:
                 service.process.terminate()

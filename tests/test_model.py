@@ -262,14 +262,16 @@ def test_the_folder_has_one_model(tmp_path: Path, names: list[str]) -> None:
 
 
 def test_retraining_writes_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("model.py", "run.py", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
     for folder in ("model", "static"):
-        (tmp_path / folder).mkdir()
-    shutil.copy(ROOT / "model" / "train.py", tmp_path / "model")
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    (tmp_path / "model" / "xgboost-iris.pgz").unlink()
     train = [sys.executable, tmp_path / "model" / "train.py"]
     printed = subprocess.run(train, check=True, capture_output=True, text=True).stdout
     assert printed == "accuracy: train 1.000, test 0.933\n"
-    for name in ("model/xgboost-iris.pgz", "model/xgboost-iris.pgz.sha256", "static/iris.json"):
-        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), name
+    for path in [tmp_path / "README.md", *tmp_path.glob("model/x*"), *tmp_path.glob("static/*")]:
+        assert path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes(), path
 
 
 FORK = """
