@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -152,14 +153,16 @@ def starts() -> None:
     print(f"{answered / both:8.2f}  gunicorn from start to first answer / import xgboost, flask")
 
 
-def wrk(service: Service, body: bytes, seconds: int = 5) -> tuple[float, float, float]:
+def wrk(
+    service: Service, body: bytes, seconds: int = 5, connections: int = 16
+) -> tuple[float, float, float]:
     """Return requests a second and the 50th and 99th percentile of latency in ms."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(f"wrk.method = 'POST'; wrk.body = '{body.decode()}'\n")
         script.write('wrk.headers["Content-Type"] = "application/json"\n')
         script.flush()
         url = f"http://127.0.0.1:{service.port}/predict"
-        load = ["-t1", "-c16", f"-d{seconds}s", "--latency", "-s", script.name, url]
+        load = ["-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name, url]
         printed = subprocess.run(["wrk", *load], capture_output=True, text=True, check=True).stdout
     assert "Non-2xx" not in printed and "Socket errors" not in printed, printed
     units = {"us": 0.001, "ms": 1.0, "s": 1000.0}
@@ -212,9 +215,38 @@ def beside_slow_clients() -> None:
     print(f"{1000 * max(seconds):8.1f}  ms for the slowest of 250 requests beside 400 slow clients")
 
 
+def beside_busy_clients() -> None:
+    """Ask over new connections, beside 400 keep-alive ones that never pause."""
+    with Service(WEB_CONCURRENCY="2") as service, ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(wrk, service, ONE, seconds=10, connections=400)
+        time.sleep(1)
+        (median,) = medians(lambda: service.request("POST", "/predict", ONE), rounds=100)
+        busy.result()
+    print(f"{1000 * median:8.1f}  ms for a new client (median) beside 400 busy ones")
+
+
+def under_attack() -> None:
+    """Let 500 clients ask for 10,000 flowers' probabilities each, and never read the answer."""
+    flowers = json.dumps([FLOWER] * 10_000).encode()
+    head = f"POST /predict_proba HTTP/1.1\r\nContent-Length: {len(flowers)}\r\n"
+    sent = f"{head}Host: localhost\r\nContent-Type: application/json\r\n\r\n".encode() + flowers
+    with Service(WEB_CONCURRENCY="2") as service, ThreadPoolExecutor(50) as pool:
+        before = most = sum(service.private_memory())
+        clients = [service.connect(timeout=5) for _ in range(500)]
+        attack = [pool.submit(client.sendall, sent) for client in clients]
+        while not all(client.done() for client in attack):
+            service.request("POST", "/predict", ONE)
+            most = max(most, sum(service.private_memory()))
+        for client in clients:
+            client.close()
+    print(f"{most - before:8.1f}  MiB more in both workers under 500 clients that never read")
+
+
 if __name__ == "__main__":
     in_process()
     starts()
     beside_slow_clients()
+    under_attack()
     if shutil.which("wrk"):
+        beside_busy_clients()
         under_load()

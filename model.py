@@ -47,8 +47,7 @@ class _Unpickler(pickle.Unpickler):
 
 def find(folder: Path) -> Path:
     """Return the path of the one model in a folder, which model/train.py names."""
-    paths = list(folder.glob("*.pgz"))
-    if len(paths) != 1:
+    if len(paths := list(folder.glob("*.pgz"))) != 1:
         raise ModelError(f"{folder} has {len(paths)} files *.pgz and has to have one. {RETRAIN}")
     return paths[0]
 
@@ -92,13 +91,12 @@ def load(path: Path) -> xgboost.Booster:
     booster = classifier.get_booster()
     booster.set_param({"nthread": 1})
     kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
-    if kind != "gbtree":
-        raise ModelError(f"{path} is a {kind} model: train with booster='gbtree', the default.")
-    shape = booster.inplace_predict(np.zeros((1, N_FEATURES), np.float32)).shape
+    zeros = np.zeros((1, N_FEATURES), np.float32)
+    shape = booster.inplace_predict(zeros).shape if kind == "gbtree" else None
     if shape != (1, len(SPECIES)):
         raise ModelError(
-            f"{path} answers a flower with an array of shape {shape}, not with the probabilities "
-            f"of {len(SPECIES)} classes: train with objective='multi:softprob'."
+            f"{path} is a {kind} model that does not answer with a probability for each class: "
+            "train with booster='gbtree' and objective='multi:softprob', the defaults."
         )
     return booster
 
@@ -107,13 +105,13 @@ def load(path: Path) -> xgboost.Booster:
 def thresholds(booster: xgboost.Booster) -> tuple[list[NDArray[np.float32]], int]:
     """Return each feature's split thresholds (cm), ascending, and the number of trees."""
     trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
-    columns = ("left_children", "split_indices", "split_conditions")
-    nodes = [node for tree in trees for node in zip(*map(tree.get, columns), strict=True)]
-    splits: list[set[float]] = [set() for _ in range(booster.num_features())]
-    for child, feature, threshold in nodes:
-        if child != -1:  # a leaf otherwise
-            splits[feature].add(threshold)
-    return [np.array(sorted(split), np.float32) for split in splits], len(trees)
+    columns = ("split_indices", "split_conditions", "left_children")  # of which -1 is a leaf
+    nodes = {node for tree in trees for node in zip(*map(tree.get, columns), strict=True)}
+    splits = [
+        {edge for of, edge, child in nodes if of == feature and child != -1}
+        for feature in range(booster.num_features())
+    ]
+    return [np.array(sorted(edges), np.float32) for edges in splits], len(trees)
 
 
 def tabulate(booster: xgboost.Booster, answer: Answer, max_cells: int = MAX_CELLS) -> Answer:

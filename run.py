@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any
 
@@ -25,14 +26,8 @@ if type(MAX_LENGTH) is not int or MAX_LENGTH < 1:
     sys.exit(f"FLASK_MAX_CONTENT_LENGTH is {MAX_LENGTH!r} and has to be a number of bytes.")
 if isinstance(origins := app.config.get("CORS_ORIGINS"), str):
     app.config["CORS_ORIGINS"] = [origin.strip() for origin in origins.split(",")]
-if "CORS_ORIGINS" in app.config:  # its answers differ by origin, the refusals too
-
-    @app.after_request
-    def vary(response: Response) -> Response:
-        response.vary.add("Origin")
-        return response
-
-
+if "CORS_ORIGINS" in app.config:  # the answers differ by origin, those to a refused one too
+    app.after_request(lambda response: response.vary.update(["Origin"]) or response)
 CORS(app)
 
 
@@ -70,8 +65,8 @@ def classes(probabilities: model.Array) -> model.Array:
 @model.tabulated
 def probabilities(probabilities: model.Array) -> model.Array:
     """Return each flower's probabilities in JSON."""
-    named = (dict(zip(model.SPECIES, row, strict=True)) for row in probabilities.tolist())
-    return np.array([msgspec.json.encode(row) for row in named], object)
+    named = [dict(zip(model.SPECIES, row, strict=True)) for row in probabilities.tolist()]
+    return np.array(list(map(msgspec.json.encode, named)), object)
 
 
 CENTIMETRES = msgspec.Meta(ge=0, le=100, description="in cm")
@@ -121,7 +116,10 @@ def flowers_or_abort() -> Flower | list[Flower]:
             return decode(body)
         except msgspec.ValidationError as error:  # the first one: read again to name them all
             msgspec.json.decode(body, type=msgspec.Raw)  # what follows it is unchecked yet
-            errors = list(islice(errors_in(body), MAX_ERRORS + 1))
+            errors = [
+                {"pointer": pointer, "detail": f"expected {expected}, got {there.decode():.40}"}
+                for pointer, expected, there in islice(errors_in(body), MAX_ERRORS + 1)
+            ]
             abort(422, errors or [{"pointer": "", "detail": str(error)}])
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
         abort(400, f"The body is not JSON in UTF-8: {error}.")
@@ -132,6 +130,7 @@ def flowers_or_abort() -> Flower | list[Flower]:
 SMALL = 2**14
 BUDGET = 2**24
 reserved: dict[object, int] = {}
+MAX_ERRORS = 100  # for a body of 1 MiB can have a million, and naming one takes 80 bytes
 
 
 def body_or_abort(environ: dict[str, Any]) -> bytes:
@@ -158,43 +157,32 @@ def body_or_abort(environ: dict[str, Any]) -> bytes:
 
 
 def reserve_or_abort(length: int) -> None:
-    key = object()
     if sum(list(reserved.values())) + length > BUDGET:
         raise ServiceUnavailable("Too many large requests are being answered.", retry_after=1)
-    reserved[key] = length
-
-    @after_this_request
-    def release(response: Response) -> Response:
-        response.call_on_close(lambda: reserved.pop(key))
-        return response
+    reserved[key := object()] = length
+    after_this_request(
+        lambda response: response.call_on_close(partial(reserved.pop, key)) and response
+    )
 
 
-MAX_ERRORS = 100  # for a body of 1 MiB can have a million, and naming one takes 80 bytes
-
-
-def errors_in(body: bytes) -> Iterator[dict[str, str]]:
-    """Yield each error in a refused body: its JSON pointer (RFC 6901) and what was expected."""
+def errors_in(body: bytes) -> Iterator[tuple[str, str, bytes]]:
+    """Yield for each error its JSON pointer (RFC 6901), what was expected, and what was there."""
     try:
-        flowers, array = msgspec.json.decode(body, type=list[msgspec.Raw]), True
+        flowers, pointer = msgspec.json.decode(body, type=list[msgspec.Raw]), "/{}"
     except msgspec.ValidationError:
-        flowers, array = [msgspec.Raw(body)], False
+        flowers, pointer = [msgspec.Raw(body)], ""
     for index, flower in enumerate(flowers):
-        pointer = f"/{index}" if array else ""
         try:
             fields = msgspec.json.decode(flower, type=dict[str, msgspec.Raw])
         except msgspec.ValidationError:
-            yield {
-                "pointer": pointer,
-                "detail": f"expected an object, got {bytes(flower).decode():.40}",
-            }
+            yield pointer.format(index), "an object", bytes(flower)
             continue
         for name in NAMES:
             length = fields.get(name, msgspec.Raw(b"nothing"))  # which is no JSON, so refused too
             try:
                 decode_length(length)
             except msgspec.DecodeError:
-                detail = f"expected {EXPECTED}, got {bytes(length).decode():.40}"
-                yield {"pointer": f"{pointer}/{name}", "detail": detail}
+                yield f"{pointer.format(index)}/{name}", EXPECTED, bytes(length)
 
 
 @app.errorhandler(HTTPException)

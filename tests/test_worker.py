@@ -104,10 +104,10 @@ def test_a_request_at_the_idle_deadline_is_answered(service: Service) -> None:
     for client in clients:
         client.request("GET", "/")
         client.getresponse().read()
-    time.sleep(9.9)
+    time.sleep(9.4)
     answered = 0
     for client in clients:
-        time.sleep(0.002)
+        time.sleep(0.008)
         client.sock.setblocking(False)
         try:
             assert client.sock.recv(1) == b""  # it has ended, and the client knows
