@@ -63,6 +63,7 @@ def test_the_readme_has_the_models_figures(service: Service) -> None:
     assert f"{product} = {math.prod(cells):,} cells" in readme, "README: cells"
 
 
+@pytest.mark.timeout(900)
 def test_schemathesis_finds_no_disagreement(service: Service, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{service.port}"
     command = [
