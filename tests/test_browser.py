@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -89,7 +90,7 @@ def test_the_page_shows_the_flower_and_the_regions(
     url = f"http://127.0.0.1:{service.port}"
     open_page(browser, f"{url}/static")
     assert text(browser, "#probability-virginica output") == "99.5 %"
-    assert f"curl {url}/predict_proba" in text(browser, "#curl")
+    assert f"curl '{url}/predict_proba'" in text(browser, "#curl")
     assert json.loads(text(browser, "#answer"))["return"]["virginica"] == pytest.approx(0.995155)
     assert browser.get_log("browser") == []
 
@@ -187,3 +188,44 @@ def test_the_page_recovers_when_the_service_is_back(
         wait_for(browser, "#species", "virginica")
         wait_for_plot(browser)
         WebDriverWait(browser, 10).until(lambda _: text(browser, "#problem") == "")
+
+
+def test_a_click_replaces_what_was_typed(browser: webdriver.Chrome, service: Service) -> None:
+    open_page(browser, f"http://127.0.0.1:{service.port}/static")
+    number = browser.find_element(By.CSS_SELECTOR, "#petalLengthCm + input")
+    number.send_keys(Keys.BACKSPACE * 3, "3.3")
+    wait_for(browser, "#curl", '"petalLengthCm": 3.3')
+    frame = browser.find_element(By.ID, "frame")
+    ActionChains(browser).move_to_element_with_offset(frame, -200, 150).click().perform()
+    wait_for(browser, "#species", "setosa")
+    assert number.get_property("value") in text(browser, "#curl")
+    assert number.get_property("value") != "3.3"
+
+
+def test_a_drag_goes_on_beyond_the_plot(browser: webdriver.Chrome, service: Service) -> None:
+    open_page(browser, f"http://127.0.0.1:{service.port}/static")
+    frame = browser.find_element(By.ID, "frame")
+    drag = ActionChains(browser).move_to_element(frame).click_and_hold()
+    drag.move_to_element(browser.find_element(By.ID, "lengths")).release().perform()
+    wait_for(browser, "#curl", '"petalLengthCm": 7.5')
+
+
+def test_a_finger_scrolls_the_page(browser: webdriver.Chrome, service: Service) -> None:
+    open_page(browser, f"http://127.0.0.1:{service.port}/static")
+    plot = browser.find_element(By.CSS_SELECTOR, "#plot > svg")
+    assert plot.value_of_css_property("touch-action") == "pan-y"
+
+
+PREFIXED = """
+import os, run, waitress
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+app = DispatcherMiddleware(run.app, {"/iris": run.app})
+waitress.serve(app, port=int(os.environ["PORT"]))
+"""
+
+
+def test_the_page_works_behind_a_prefix(browser: webdriver.Chrome) -> None:
+    with Service(sys.executable, "-c", PREFIXED) as service:
+        url = f"http://127.0.0.1:{service.port}/iris"
+        open_page(browser, f"{url}/static")
+        assert f"'{url}/predict_proba'" in text(browser, "#curl")
