@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import json
+import signal
 import sys
 import time
 from collections import Counter
@@ -140,6 +141,20 @@ def test_a_terminated_service_without_file_descriptors_loses_no_request() -> Non
                     received += part
         assert service.process.wait(5) == 0
         for client in idle:
+            client.close()
+
+
+def test_terminating_after_a_reload_does_not_wait_for_those_who_stall() -> None:
+    with Service(WEB_CONCURRENCY="2") as service:
+        stalled = [service.connect() for _ in range(20)]
+        for client in stalled:
+            client.sendall(LONG % 1000)
+        assert service.request("POST", "/predict", ONE)[2] == ANSWER
+        service.process.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        service.process.terminate()
+        assert service.process.wait(5) == 0
+        for client in stalled:
             client.close()
 
 
