@@ -45,15 +45,16 @@ class Listener(StreamServer):  # type: ignore[misc]  # gevent and gunicorn have 
         self._watcher.start(self._do_read)
 
     def do_handle(self, client: socket.socket, address: Any) -> None:
-        greenlet = self.pool.spawn(self.handle, client, address)
+        greenlet = self.pool.spawn(self._handle, client, address)
         if gevent.getcurrent() is gevent.get_hub():  # else in close(), which has to go on itself
             greenlet.switch()
 
     def close(self) -> None:
         """Accept what is queued first: closing would reset it."""
         # do_read returns the arguments of do_handle, or None where nothing is queued.
-        while not self.closed and (connection := self.do_read()):
-            self.do_handle(*connection)
+        with suppress(OSError):  # without a file descriptor left, those that run come first
+            while not self.closed and (connection := self.do_read()):
+                self.do_handle(*connection)
         super().close()
 
 
@@ -68,7 +69,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
     # GeventWorker.run calls it with its pool as `spawn`, and with what only a WSGIServer needs.
     def server_class(self, listener: socket.socket, *, spawn: Any, **other: Any) -> Listener:
         self.pool = spawn
-        self.listener = Listener(listener, partial(self.handle, listener), spawn=spawn)
+        tls = {name: other[name] for name in ("ssl_context",) if name in other}
+        self.listener = Listener(listener, partial(self.handle, listener), spawn=spawn, **tls)
         return self.listener
 
     def timeout_ctx(self) -> AbstractContextManager[None]:
