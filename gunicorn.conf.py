@@ -33,7 +33,8 @@ keepalive = 10
 # TERM is over within five seconds, whatever the clients do, also while HUP waits as long as this.
 graceful_timeout = 2
 
-# A file descriptor each. When they are nearly used up, the oldest idle connection ends.
+# A file descriptor each. When they are nearly used up, the oldest idle connection ends,
+# one without any request before the others.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
 
 # Chrome sends 17 fields, and two proxies add a dozen; cookies may take 3 KB. gunicorn keeps a

@@ -64,7 +64,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.deadlines: dict[Any, Any] = {}  # a timer for each connection
-        self.waiting: dict[Any, None] = {}  # those between two requests, the oldest first
+        self.waiting: dict[Any, bool] = {}  # the idle ones, oldest first: had it a request before?
 
     # GeventWorker.run calls it with its pool as `spawn`, and with what only a WSGIServer needs.
     def server_class(self, listener: socket.socket, *, spawn: Any, **other: Any) -> Listener:
@@ -77,18 +77,18 @@ class Worker(GeventWorker):  # type: ignore[misc]
         return nullcontext()  # gunicorn's own would drop a request that is just arriving
 
     def handle(self, listener: socket.socket, client: Any, address: Any) -> None:
-        if self.waiting and self.pool.free_count() <= self.pool.size // 10:
-            self.expire(next(iter(self.waiting)))
+        if self.waiting and self.pool.free_count() <= self.pool.size // 16:
+            self.expire(min(self.waiting, key=self.waiting.__getitem__))  # the oldest silent one
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self.deadlines[client] = client.hub.loop.timer(0, self.cfg.keepalive)
-        self.wait(client)
+        self.wait(client, served=False)
         # The listener is asked for its address, but may be closed by now: the client's is the same.
         super().handle(client, client, address)
         self.waiting.pop(client, None)
         self.deadlines.pop(client).close()
 
-    def wait(self, client: Any) -> None:
-        self.waiting[client] = None
+    def wait(self, client: Any, served: bool = True) -> None:
+        self.waiting[client] = served
         self.deadlines[client].again(self.expire, client)
 
     def handle_request(self, listener: Any, request: Request, client: Any, address: Any) -> None:
@@ -116,7 +116,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def expire(self, client: Any, reset: bool = True) -> None:
         """End a connection, but serve a request that has just arrived on an idle one."""
         with suppress(OSError):
-            idle = self.waiting.pop(client, client) is None
+            idle = self.waiting.pop(client, None) is not None
             unsent = any(fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, bytes(4)))
             if not idle or (reset and unsent):  # else the kernel keeps the unsent for minutes
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
