@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import pickle
 import re
 import shutil
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -215,6 +217,21 @@ def beside_slow_clients() -> None:
     print(f"{1000 * max(seconds):8.1f}  ms for the slowest of 250 requests beside 400 slow clients")
 
 
+def dripping_head() -> None:
+    """Send a head of 90 kB, and then a byte of it in each millisecond for eight seconds."""
+    fields = b"".join(b"X-%d: %b\r\n" % (index, b"y" * 3_000) for index in range(30))
+    with Service(WEB_CONCURRENCY="1") as service, service.connect() as client:
+        stat = Path(f"/proc/{service.workers()[0]}/stat")
+        before = sum(map(int, stat.read_text().split()[13:15]))
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\n" + fields + b"X-last: ")
+        end = time.monotonic() + 8
+        while time.monotonic() < end:
+            client.send(b"z")
+            time.sleep(0.001)
+        ticks = sum(map(int, stat.read_text().split()[13:15])) - before
+    print(f"{ticks / os.sysconf('SC_CLK_TCK'):8.1f}  s of CPU in 8 s for a head that drips")
+
+
 def beside_busy_clients() -> None:
     """Ask over new connections, beside 400 keep-alive ones that never pause."""
     with Service(WEB_CONCURRENCY="2") as service, ThreadPoolExecutor(1) as pool:
@@ -247,6 +264,7 @@ if __name__ == "__main__":
     starts()
     beside_slow_clients()
     under_attack()
+    dripping_head()
     if shutil.which("wrk"):
         beside_busy_clients()
         under_load()

@@ -140,11 +140,12 @@ def body_or_abort(environ: dict[str, Any]) -> bytes:
     length = MAX_LENGTH + 1 if chunked else request.content_length or 0
     body = b""
     try:
-        if length <= MAX_LENGTH + chunked:
-            body = environ["wsgi.input"].read(min(length, SMALL))
-        if len(body) == SMALL < length:
+        if chunked:
+            body = environ["wsgi.input"].read(SMALL)
+        if SMALL < length <= MAX_LENGTH or chunked and len(body) == SMALL:
             reserve_or_abort(length)
-            body += environ["wsgi.input"].read(length - SMALL)
+        if length <= MAX_LENGTH or len(body) == SMALL:
+            body += environ["wsgi.input"].read(length - len(body))
     except HTTPException:
         raise
     except Exception as error:  # OSError, or the server's own for a malformed chunk

@@ -3,7 +3,9 @@
 import contextlib
 import inspect
 import json
+import select
 import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -86,6 +88,19 @@ def test_answers_that_nobody_reads_have_a_bound() -> None:
         while service.request("POST", "/predict", LARGE)[0] != 200:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+@LINUX
+def test_an_answer_that_nobody_reads_ends_with_a_reset(service: Service) -> None:
+    with service.connect() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall(LONG.replace(b"/predict", b"/predict_proba") % len(LARGE) + LARGE)
+        poll = select.poll()
+        poll.register(client, select.POLLERR)
+        assert poll.poll(15_000), "the connection goes on"  # with an error, not with an end
+        with pytest.raises(ConnectionResetError):
+            while client.recv(65536):
+                pass
 
 
 def test_silent_connections_cost_no_busy_one_its_place() -> None:
