@@ -142,7 +142,7 @@ def body_or_abort(environ: dict[str, Any]) -> bytes:
     try:
         if chunked:
             body = environ["wsgi.input"].read(SMALL)
-        if SMALL < length <= MAX_LENGTH or chunked and len(body) == SMALL:
+        if SMALL < length <= MAX_LENGTH or len(body) == SMALL:
             reserve_or_abort(length)
         if length <= MAX_LENGTH or len(body) == SMALL:
             body += environ["wsgi.input"].read(length - len(body))
