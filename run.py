@@ -128,7 +128,7 @@ def flowers_or_abort() -> Flower | list[Flower]:
 # Each body beyond SMALL takes its length from its process's BUDGET until it is answered, which
 # bounds the memory of them all; a smaller one is never refused for the sake of others.
 SMALL = 2**14
-BUDGET = 2**24
+BUDGET = 16 * MAX_LENGTH  # so that the longest body fits, whatever its limit is
 reserved: dict[object, int] = {}
 MAX_ERRORS = 100  # for a body of 1 MiB can have a million, and naming one takes 80 bytes
 
@@ -141,10 +141,10 @@ def body_or_abort(environ: dict[str, Any]) -> bytes:
     body = b""
     try:
         if chunked:
-            body = environ["wsgi.input"].read(SMALL)
-        if SMALL < length <= MAX_LENGTH or len(body) == SMALL:
-            reserve_or_abort(length)
-        if length <= MAX_LENGTH or len(body) == SMALL:
+            body = environ["wsgi.input"].read(min(length, SMALL))
+        if length <= MAX_LENGTH or len(body) == SMALL < length:
+            if length > SMALL:
+                reserve_or_abort(length)
             body += environ["wsgi.input"].read(length - len(body))
     except HTTPException:
         raise

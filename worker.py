@@ -69,7 +69,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     # GeventWorker.run calls it with its pool as `spawn`, and with what only a WSGIServer needs.
     def server_class(self, listener: socket.socket, *, spawn: Any, **other: Any) -> Listener:
         self.pool = spawn
-        tls = {name: other[name] for name in ("ssl_context",) if name in other}
+        tls = {"ssl_context": other["ssl_context"]} if "ssl_context" in other else {}
         self.listener = Listener(listener, partial(self.handle, listener), spawn=spawn, **tls)
         return self.listener
 

@@ -261,6 +261,22 @@ def test_a_body_without_a_length_is_read(client: FlaskClient, body: str, status:
     assert response.status_code == status
 
 
+@pytest.mark.parametrize(
+    ("limit", "length", "status"),
+    [(100, 100, 200), (100, 101, 413), (100, 2**15, 413), (2**25, 2**24 + 1, 200)],
+)
+def test_a_body_without_a_length_has_the_limit_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, limit: int, length: int, status: int
+) -> None:
+    monkeypatch.setenv("FLASK_MAX_CONTENT_LENGTH", str(limit))
+    client = runpy.run_path(str(ROOT / "run.py"))["app"].test_client()
+    headers = {"Transfer-Encoding": "chunked", "Content-Type": "application/json"}
+    stream = io.BytesIO(ONE.ljust(length).encode())
+    response = client.post("/predict", input_stream=stream, headers=headers)
+    assert response.status_code == status
+    assert stream.tell() <= limit + 1  # nothing is read beyond it
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
 def test_an_encoded_body_is_refused(client: FlaskClient, encoding: str) -> None:
     headers = {"Content-Encoding": encoding, "Content-Type": "application/json"}
