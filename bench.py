@@ -115,11 +115,11 @@ def in_process() -> None:
     print(f"{classes / one:8.2f}  a thousand different flowers' classes / one flower's")
     print(f"{probabilities / classes:8.2f}  a thousand flowers' probabilities / their classes")
 
-    classifier = pickle.loads(gzip.decompress(model.MODEL.read_bytes()))
-    booster = model.load(model.MODEL)
+    classifier = pickle.loads(gzip.decompress((ROOT / "model" / "xgboost-iris.pgz").read_bytes()))
+    booster = model.load(ROOT / "model")
     for count, times in ((1, 200), (1_000, 20), (100_000, 1)):
         flowers = np.random.default_rng(0).uniform(0, 8, (count, 4)).astype(np.float32)
-        predict: Callable[..., Any] = model.predict if count == 1 else model._classes
+        predict: Callable[..., Any] = model.predict if count == 1 else model.classes
         table, wrapped, inplace = medians(
             partial(predict, flowers),
             partial(classifier.predict, flowers),

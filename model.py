@@ -23,10 +23,8 @@ N_FEATURES = 4  # sepal length, sepal width, petal length, petal width, in cm
 RETRAIN = "Retrain it: python model/train.py"
 PICKLED_NAMES = {"xgboost.sklearn.XGBClassifier", "xgboost.core.Booster", "builtins.bytearray"}
 
-# Iris has 1,960 cells. A table of this many holds 20 MB of answers; XGBoost evaluates 50 million
-# trees a second, so that a table takes half a second to fill.
-MAX_CELLS = 100_000
-MAX_EVALUATIONS = 25_000_000
+MAX_CELLS = 100_000  # iris has 1,960; so many hold 20 MB of answers
+MAX_EVALUATIONS = 25_000_000  # cells times trees: XGBoost evaluates them in half a second
 
 Array = NDArray[Any]
 Answer = Callable[[Array], Array]
@@ -45,22 +43,18 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def find(folder: Path) -> Path:
-    """Return the path of the one model in a folder, which model/train.py names."""
-    if len(paths := list(folder.glob("*.pgz"))) != 1:
-        raise ModelError(f"{folder} has {len(paths)} files *.pgz and has to have one. {RETRAIN}")
-    return paths[0]
+def load(folder: Path) -> xgboost.Booster:
+    """Return the booster of the one XGBClassifier in a folder, set to one thread.
 
-
-def load(path: Path) -> xgboost.Booster:
-    """Return the booster of the XGBClassifier in a gzipped pickle, set to one thread.
-
-    The file's SHA-256 digest stands beside it, in `<name>.sha256`, and is checked before anything
-    is decompressed: a damaged pickle can crash or hang the interpreter.
+    It is a gzipped pickle, `<name>.pgz`. Its SHA-256 digest, in `<name>.pgz.sha256`, is checked
+    before anything is decompressed: a damaged pickle can crash or hang the interpreter.
 
     Raises ModelError if that fails, or the model is not one of gbtree trees, of this minor version
     of XGBoost, that answers N_FEATURES lengths with the probabilities of SPECIES.
     """
+    if len(paths := list(folder.glob("*.pgz"))) != 1:
+        raise ModelError(f"{folder} has {len(paths)} files *.pgz and has to have one. {RETRAIN}")
+    path = paths[0]
     try:
         packed = path.read_bytes()
         digest = path.with_name(f"{path.name}.sha256").read_bytes()[:64]
@@ -92,8 +86,7 @@ def load(path: Path) -> xgboost.Booster:
     booster.set_param({"nthread": 1})
     kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
     zeros = np.zeros((1, N_FEATURES), np.float32)
-    shape = booster.inplace_predict(zeros).shape if kind == "gbtree" else None
-    if shape != (1, len(SPECIES)):
+    if kind != "gbtree" or booster.inplace_predict(zeros).shape != (1, len(SPECIES)):
         raise ModelError(
             f"{path} is a {kind} model that does not answer with a probability for each class: "
             "train with booster='gbtree' and objective='multi:softprob', the defaults."
@@ -117,20 +110,16 @@ def thresholds(booster: xgboost.Booster) -> tuple[list[NDArray[np.float32]], int
 def tabulate(booster: xgboost.Booster, answer: Answer, max_cells: int = MAX_CELLS) -> Answer:
     """Make a function of probabilities, shape (n, classes), one of flowers, shape (n, features).
 
-    The flowers are float32; a single one, of shape (features,), gets a single answer.
-
-    An ensemble is constant between its thresholds, so one flower in each cell of the grid that
-    they make, asked once, answers for every flower in that cell, to the bit: `answer` is called
-    for all cells now. Where they are too many, XGBoost and `answer` are called for the flowers.
+    The flowers are float32. An ensemble is constant between its thresholds, so one flower in each
+    cell of the grid that they make, asked once, answers for every flower in that cell, to the bit:
+    `answer` is called for all cells now. Where they are too many, XGBoost is asked each time.
     """
     edges, trees = thresholds(booster)
     shape = [len(edge) + 1 for edge in edges]
 
     def ask(flowers: Array) -> Array:
-        if not len(flowers):  # which XGBoost refuses
-            return answer(np.empty((0, len(SPECIES)), np.float32))
-        answers = answer(booster.inplace_predict(np.atleast_2d(flowers)))
-        return answers if flowers.ndim == 2 else answers[0]
+        one_more = np.pad(flowers, ((0, 1), (0, 0)))  # XGBoost refuses an empty array
+        return answer(booster.inplace_predict(one_more)[:-1])
 
     if math.prod(shape) > min(max_cells, MAX_EVALUATIONS // trees):
         return ask
@@ -142,17 +131,16 @@ def tabulate(booster: xgboost.Booster, answer: Answer, max_cells: int = MAX_CELL
     lists = [edge.tolist() for edge in edges]
 
     def look_up(flowers: Array) -> Array:
-        if flowers.ndim == 1:  # bisect takes 3 µs where searchsorted takes 20
-            return table[tuple(map(bisect, lists, flowers.tolist()))]
+        if len(flowers) == 1:  # bisect takes 3 µs where searchsorted takes 20
+            return table[(*map(bisect, lists, flowers[0].tolist()), None)]
         pairs = zip(edges, flowers.T, strict=True)
         return table[tuple(edge.searchsorted(lengths, "right") for edge, lengths in pairs)]
 
     return look_up
 
 
-MODEL = find(Path(__file__).parent / "model")
-tabulated = partial(tabulate, load(MODEL))
-_classes = tabulated(lambda probabilities: probabilities.argmax(axis=-1))
+tabulated = partial(tabulate, load(Path(__file__).parent / "model"))
+classes = tabulated(lambda probabilities: probabilities.argmax(axis=-1))
 
 
 def predict(input: ArrayLike) -> int:
@@ -166,7 +154,6 @@ def predict(input: ArrayLike) -> int:
     flower = np.asarray(input, np.float32)  # rounded as XGBoost does
     if flower.shape not in ((n := N_FEATURES,), (1, n)):
         raise ValueError(f"one flower has the shape ({n},) or (1, {n}), not {flower.shape}")
-    lengths = flower.ravel()
-    if not all(map(math.isfinite, lengths.tolist())):
-        raise ValueError(f"a flower's lengths are finite float32 numbers, not {lengths}")
-    return int(_classes(lengths))
+    if not all(map(math.isfinite, flower.flat)):
+        raise ValueError(f"a flower's lengths are finite float32 numbers, not {flower}")
+    return int(classes(flower.reshape(1, n))[0])

@@ -1,10 +1,11 @@
 """A small REST service around the iris model: flowers in, their species out."""
 
 import os
+import struct
 import sys
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
+from itertools import islice, starmap
 from typing import Annotated, Any
 
 import msgspec
@@ -40,8 +41,8 @@ def hello() -> str:
 def predict() -> Response:
     flowers = flowers_or_abort()
     if isinstance(flowers, Flower):
-        return returned(b'"%d"' % model.predict(astuple(flowers)))
-    return returned(b"[%b]" % b",".join(classes(array(flowers)).tolist()))
+        return returned(CLASSES[model.predict(astuple(flowers))])
+    return returned(b"[%b]" % b",".join(CLASSES[model.classes(array(flowers))]))
 
 
 @app.post("/predict_proba")
@@ -49,17 +50,14 @@ def predict_proba() -> Response:
     flowers = flowers_or_abort()
     if isinstance(flowers, Flower):
         return returned(probabilities(array([flowers]))[0])
-    return returned(b"[%b]" % b",".join(probabilities(array(flowers)).tolist()))
+    return returned(b"[%b]" % b",".join(probabilities(array(flowers))))
 
 
 def returned(answer: bytes) -> Response:
     return Response(b'{"return":%b}' % answer, content_type="application/json")
 
 
-@model.tabulated
-def classes(probabilities: model.Array) -> model.Array:
-    """Return each flower's class in JSON."""
-    return np.array([b'"%d"' % index for index in probabilities.argmax(axis=-1)], object)
+CLASSES = np.array([b'"%d"' % index for index in range(len(model.SPECIES))], object)
 
 
 @model.tabulated
@@ -86,19 +84,12 @@ class Flower(msgspec.Struct, rename="camel", gc=False):
 NAMES = Flower.__struct_encode_fields__
 decode = msgspec.json.Decoder(Flower | list[Flower]).decode
 decode_length = msgspec.json.Decoder(Length).decode
-
-
-# MessagePack writes every tuple of floats in the same number of bytes, so NumPy reads a list of
-# them in place: a thousand flowers take 65 µs instead of 115 for numpy.fromiter.
-pack = msgspec.msgpack.Encoder().encode
-HEADER = len(pack((0.0,) * len(NAMES))) - 9 * len(NAMES)
-ROW = np.dtype([("header", f"V{HEADER}"), ("lengths", "V1, >f8", len(NAMES))])
+pack = struct.Struct(f"{len(NAMES)}f").pack
 
 
 def array(flowers: list[Flower]) -> model.Array:
-    packed = pack(list(map(astuple, flowers)))
-    rows = np.frombuffer(packed, ROW, offset=len(packed) - len(flowers) * ROW.itemsize)
-    return rows["lengths"]["f1"].astype(np.float32)
+    packed = b"".join(starmap(pack, map(astuple, flowers)))  # half the time of numpy.fromiter
+    return np.frombuffer(packed, np.float32).reshape(-1, len(NAMES))
 
 
 def flowers_or_abort() -> Flower | list[Flower]:

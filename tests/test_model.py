@@ -16,6 +16,7 @@ import xgboost
 import model
 from tests.service import ROOT
 
+PICKLE = ROOT / "model" / "xgboost-iris.pgz"
 VIRGINICA = [5.9, 3, 5.1, 1.8]
 SETOSA = [5.1, 3.5, 1.4, 0.2]
 
@@ -23,16 +24,16 @@ SETOSA = [5.1, 3.5, 1.4, 0.2]
 @pytest.fixture(params=[model.MAX_CELLS, 0], ids=["table", "XGBoost"])
 def predict_proba(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> model.Answer:
     """Return the model's own answers, given in either of both ways; `predict` answers as well."""
-    booster = model.load(model.MODEL)
+    booster = model.load(ROOT / "model")
     classes = model.tabulate(booster, lambda proba: proba.argmax(axis=-1), request.param)
-    monkeypatch.setattr(model, "_classes", classes)
+    monkeypatch.setattr(model, "classes", classes)
     return model.tabulate(booster, lambda proba: proba, request.param)
 
 
 @pytest.fixture(scope="session")
 def classifier() -> xgboost.XGBClassifier:
     """The model as anybody would load it, with nothing of ours."""
-    return pickle.loads(gzip.decompress(model.MODEL.read_bytes()))
+    return pickle.loads(gzip.decompress(PICKLE.read_bytes()))
 
 
 @pytest.mark.parametrize(
@@ -44,17 +45,17 @@ def test_one_flower_has_its_class(predict_proba: model.Answer, flower: Any) -> N
 
 def test_many_flowers_have_their_classes(predict_proba: model.Answer) -> None:
     flowers = np.array([VIRGINICA, SETOSA], np.float32)
-    assert model._classes(flowers).tolist() == [2, 0]
+    assert model.classes(flowers).tolist() == [2, 0]
 
 
 def test_one_flower_has_its_probabilities(predict_proba: model.Answer) -> None:
-    probabilities = predict_proba(np.array(SETOSA, np.float32))
+    probabilities = predict_proba(np.array([SETOSA], np.float32))
     assert probabilities.dtype == np.float32
-    assert probabilities.tolist() == pytest.approx([0.993091, 0.005326, 0.001583], abs=1e-6)
+    assert probabilities[0].tolist() == pytest.approx([0.993091, 0.005326, 0.001583], abs=1e-6)
 
 
 def test_no_flowers_have_no_classes(predict_proba: model.Answer) -> None:
-    assert model._classes(np.empty((0, 4), np.float32)).shape == (0,)
+    assert model.classes(np.empty((0, 4), np.float32)).shape == (0,)
     assert predict_proba(np.empty((0, 4), np.float32)).shape == (0, 3)
 
 
@@ -65,7 +66,7 @@ def test_the_table_has_1960_cells() -> None:
         asked.append(len(probabilities))
         return probabilities
 
-    look_up = model.tabulate(model.load(model.MODEL), answer)
+    look_up = model.tabulate(model.load(ROOT / "model"), answer)
     look_up(np.array([VIRGINICA, SETOSA], np.float32))
     assert asked == [1_960]
 
@@ -90,7 +91,7 @@ def test_every_answer_is_xgboosts_to_the_bit(
     for flowers in (around(classifier.get_booster(), 200_000), random):
         expected = classifier.get_booster().inplace_predict(flowers)
         assert predict_proba(flowers).tobytes() == expected.tobytes()
-        assert (model._classes(flowers) == classifier.predict(flowers)).all()
+        assert (model.classes(flowers) == classifier.predict(flowers)).all()
     for flower in random[:2_000]:
         assert model.predict(flower) == classifier.predict(flower[None])[0]
 
@@ -112,7 +113,8 @@ def test_table_and_xgboost_agree_on_other_models(
     look_up = model.tabulate(booster, lambda probabilities: probabilities)
     assert "look_up" in look_up.__qualname__
     assert look_up(flowers).tobytes() == booster.inplace_predict(flowers).tobytes()
-    assert look_up(flowers[0]).tobytes() == look_up(flowers[:1]).tobytes()
+    one = np.concatenate([look_up(flowers[n : n + 1]) for n in range(100)])
+    assert one.tobytes() == look_up(flowers[:100]).tobytes()
 
 
 def test_no_start_waits_for_a_large_table() -> None:
@@ -168,22 +170,21 @@ def write(path: Path, pickled: bytes) -> Path:
 
 def refusal(path: Path) -> str:
     with pytest.raises(model.ModelError) as error:
-        model.load(path)
+        model.load(path.parent)
     return str(error.value)
 
 
-@pytest.mark.parametrize("missing", ["iris.pgz", "iris.pgz.sha256"])
-def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
+def test_a_missing_digest_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "iris.pgz", b"")
-    (tmp_path / missing).unlink()
-    assert refusal(path) == f"{tmp_path / missing} is not readable. {model.RETRAIN}"
+    (tmp_path / "iris.pgz.sha256").unlink()
+    assert refusal(path) == f"{path}.sha256 is not readable. {model.RETRAIN}"
 
 
 @pytest.mark.parametrize("place", [0, 5, 4_000, 9_999, -1])
 def test_a_damaged_file_is_not_even_decompressed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    path = write(tmp_path / "iris.pgz", gzip.decompress(model.MODEL.read_bytes()))
+    path = write(tmp_path / "iris.pgz", gzip.decompress(PICKLE.read_bytes()))
     damaged = bytearray(path.read_bytes())
     damaged[place] ^= 1
     path.write_bytes(damaged)
@@ -210,7 +211,7 @@ def test_a_pickle_resolves_no_other_name(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_another_version_is_named_with_the_installed_one(tmp_path: Path) -> None:
-    pickled = gzip.decompress(model.MODEL.read_bytes())
+    pickled = gzip.decompress(PICKLE.read_bytes())
     older = pickled.replace(b"\x03i\x03i\x02i\x00", b"\x03i\x02i\x01i\x04")
     assert older != pickled
     path = write(tmp_path / "iris.pgz", older)
@@ -260,8 +261,7 @@ def test_a_binary_model_is_refused_for_two_species(
 def test_the_folder_has_one_model(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         (tmp_path / name).touch()
-    with pytest.raises(model.ModelError, match=f"has {len(names)} files"):
-        model.find(tmp_path)
+    assert f"has {len(names)} files" in refusal(tmp_path / "iris.pgz")
 
 
 def test_retraining_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -280,16 +280,17 @@ def test_retraining_writes_the_same_bytes(tmp_path: Path) -> None:
 FORK = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
+from pathlib import Path
 import model
 import numpy as np
 flower = [[5.9, 3, 5.1, 1.8]]
 flowers = np.array(flower * 10_000, np.float32)
-booster = model.load(model.MODEL)
-model._classes = model.tabulate(booster, lambda proba: proba.argmax(-1), int(sys.argv[2]))
-model._classes(flowers)
+booster = model.load(Path(model.__file__).parent / "model")
+model.classes = model.tabulate(booster, lambda proba: proba.argmax(-1), int(sys.argv[2]))
+model.classes(flowers)
 if child := os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-os._exit(model.predict(flower) + model._classes(flowers)[0])
+os._exit(model.predict(flower) + model.classes(flowers)[0])
 """
 
 

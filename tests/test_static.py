@@ -55,7 +55,7 @@ def test_the_readme_has_the_models_figures(service: Service) -> None:
     (shown,) = re.findall(r'^\{"return":(\{.*\})\}$', readme, re.MULTILINE)
     answer = json.loads(service.request("POST", "/predict_proba", json.dumps(FLOWER))[2])["return"]
     assert answer == pytest.approx(json.loads(shown), abs=1e-6), f"README: {OUT_OF_DATE}"
-    edges, _ = model.thresholds(model.load(model.MODEL))
+    edges, _ = model.thresholds(model.load(ROOT / "model"))
     *first, last = (str(len(edge)) for edge in edges)
     cells = [len(edge) + 1 for edge in edges]
     assert f"{', '.join(first)} and {last} of them" in readme, "README: thresholds"
