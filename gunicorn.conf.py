@@ -1,51 +1,33 @@
 """How gunicorn serves run:app. gunicorn loads this file from the current directory by itself."""
 
-# ruff: noqa: E402
-from gevent import monkey
-
-monkey.patch_all()  # before all other imports, which would keep the blocking originals
-
 import gc
 import os
 import resource
-from typing import Any
 
 import joblib
+from gevent import monkey
+
+monkey.patch_all()  # before the application is imported, which would keep the blocking originals
 
 bind = f"0.0.0.0:{os.environ.get('PORT', 3000)}"
 worker_class = "worker.Worker"
-
-# One worker for each CPU that affinity and the container's quota leave to this process.
-workers = int(os.environ.get("WEB_CONCURRENCY", joblib.cpu_count()))
-
-# Import once and fork: the workers share the memory, and a broken model stops the start.
-preload_app = True
-
-# The workers' heartbeats: on a disk, which may be slow or read-only, they could get one killed.
+workers = int(os.environ.get("WEB_CONCURRENCY", joblib.cpu_count()))  # CPUs by affinity and quota
+preload_app = True  # the workers share its memory, and a broken model stops the start
+control_socket_disable = True  # it fails on a read-only disk, and a user's instances share one
+# For the workers' heartbeats: a disk may be slow or read-only, which could get one killed.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
-# It fails on a read-only disk, and two instances of one user would take each other's.
-control_socket_disable = True
-
-# A client has this many seconds for its head, and as many for its body and the answer.
-keepalive = 10
-
-# TERM is over within five seconds, whatever the clients do, also while HUP waits as long as this.
-graceful_timeout = 2
-
-# A file descriptor each. When they are nearly used up, the oldest idle connection ends,
-# one without any request before the others.
+keepalive = 10  # seconds that a client has for its head, and again for its body and the answer
+graceful_timeout = 2  # so that TERM is over in five, also while HUP waits as long as this
+# A file descriptor each. When they are nearly used up, the oldest silent or idle one ends.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
-
 # Chrome sends 17 fields, and two proxies add a dozen; cookies may take 3 KB. gunicorn keeps a
 # head of up to the product, 100 kB, and scans all of it again with each piece that arrives.
 limit_request_fields = 32
 limit_request_field_size = 3190
-
-# Else a client at 127.0.0.1, such as a proxy that forwards all, may send the header SCRIPT_NAME.
-forwarder_headers = ""
+forwarder_headers = ""  # else SCRIPT_NAME counts where it comes from 127.0.0.1, as from a proxy
 
 
-def when_ready(arbiter: Any) -> None:
+def when_ready(arbiter: object) -> None:
     """Keep the garbage collector off what the workers share: 10 MB for each instead of 40."""
     gc.freeze()

@@ -19,12 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 
 SPECIES = ("setosa", "versicolor", "virginica")  # by class: 0, 1, 2
 N_FEATURES = 4  # sepal length, sepal width, petal length, petal width, in cm
-
-RETRAIN = "Retrain it: python model/train.py"
-PICKLED_NAMES = {"xgboost.sklearn.XGBClassifier", "xgboost.core.Booster", "builtins.bytearray"}
-
 MAX_CELLS = 100_000  # iris has 1,960; so many hold 20 MB of answers
 MAX_EVALUATIONS = 25_000_000  # cells times trees: XGBoost evaluates them in half a second
+PICKLED_NAMES = {"xgboost.sklearn.XGBClassifier", "xgboost.core.Booster", "builtins.bytearray"}
+RETRAIN = "Retrain it: python model/train.py"
 
 Array = NDArray[Any]
 Answer = Callable[[Array], Array]
@@ -35,8 +33,6 @@ class ModelError(Exception):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolve the names that a pickled XGBClassifier needs and no others."""
-
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in PICKLED_NAMES:
             raise ModelError(f"The pickle asks for {module}.{name}: do not trust it. {RETRAIN}")
@@ -46,33 +42,29 @@ class _Unpickler(pickle.Unpickler):
 def load(folder: Path) -> xgboost.Booster:
     """Return the booster of the one XGBClassifier in a folder, set to one thread.
 
-    It is a gzipped pickle, `<name>.pgz`. Its SHA-256 digest, in `<name>.pgz.sha256`, is checked
-    before anything is decompressed: a damaged pickle can crash or hang the interpreter.
-
-    Raises ModelError if that fails, or the model is not one of gbtree trees, of this minor version
-    of XGBoost, that answers N_FEATURES lengths with the probabilities of SPECIES.
+    Raises ModelError unless `<name>.pgz` is a gzipped pickle of gbtree trees, from this minor
+    version of XGBoost, that answers N_FEATURES lengths with the probabilities of SPECIES, and
+    `<name>.pgz.sha256` is its SHA-256 digest.
     """
     if len(paths := list(folder.glob("*.pgz"))) != 1:
         raise ModelError(f"{folder} has {len(paths)} files *.pgz and has to have one. {RETRAIN}")
-    path = paths[0]
-    try:
-        packed = path.read_bytes()
-        digest = path.with_name(f"{path.name}.sha256").read_bytes()[:64]
-    except OSError as error:
-        raise ModelError(f"{error.filename} is not readable. {RETRAIN}") from error
-    if hashlib.sha256(packed).hexdigest().encode() != digest:
-        raise ModelError(f"{path} is damaged: {path.name}.sha256 has another digest. {RETRAIN}")
+    path, digest = paths[0], Path(f"{paths[0]}.sha256")
+    if not digest.is_file():
+        raise ModelError(f"{digest} is not readable. {RETRAIN}")
+    packed = path.read_bytes()
+    # Before anything is decompressed: a damaged pickle can crash or hang the interpreter.
+    if hashlib.sha256(packed).hexdigest().encode() != digest.read_bytes()[:64]:
+        raise ModelError(f"{path} is damaged: {digest.name} has another digest. {RETRAIN}")
+
     pickled = gzip.decompress(packed)
-
     # XGBoost writes its version into the pickle as UBJSON: an array of three int8.
-    written_by = re.search(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL)
-    version = ".".join(str(ord(part)) for part in written_by.groups()) if written_by else ""
-    if written_by and version.split(".")[:2] != xgboost.__version__.split(".")[:2]:
-        raise ModelError(
-            f"{path} was written by XGBoost {version}, but {xgboost.__version__} is installed. "
-            f"{RETRAIN}"
-        )
-
+    for numbers in re.findall(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL):
+        version = ".".join(str(ord(number)) for number in numbers)
+        if version.split(".")[:2] != xgboost.__version__.split(".")[:2]:
+            raise ModelError(
+                f"{path} was written by XGBoost {version}, but {xgboost.__version__} is installed."
+                f" {RETRAIN}"
+            )
     # One thread: libgomp's threads do not survive a fork, and a prediction after it would hang.
     with xgboost.config_context(nthread=1):
         classifier = _Unpickler(io.BytesIO(pickled)).load()
@@ -85,8 +77,7 @@ def load(folder: Path) -> xgboost.Booster:
     booster = classifier.get_booster()
     booster.set_param({"nthread": 1})
     kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
-    zeros = np.zeros((1, N_FEATURES), np.float32)
-    if kind != "gbtree" or booster.inplace_predict(zeros).shape != (1, len(SPECIES)):
+    if kind != "gbtree" or booster.inplace_predict([[0] * N_FEATURES]).shape != (1, len(SPECIES)):
         raise ModelError(
             f"{path} is a {kind} model that does not answer with a probability for each class: "
             "train with booster='gbtree' and objective='multi:softprob', the defaults."
@@ -98,13 +89,10 @@ def load(folder: Path) -> xgboost.Booster:
 def thresholds(booster: xgboost.Booster) -> tuple[list[NDArray[np.float32]], int]:
     """Return each feature's split thresholds (cm), ascending, and the number of trees."""
     trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
-    columns = ("split_indices", "split_conditions", "left_children")  # of which -1 is a leaf
-    nodes = {node for tree in trees for node in zip(*map(tree.get, columns), strict=True)}
-    splits = [
-        {edge for of, edge, child in nodes if of == feature and child != -1}
-        for feature in range(booster.num_features())
-    ]
-    return [np.array(sorted(edges), np.float32) for edges in splits], len(trees)
+    columns = ("split_indices", "split_conditions", "left_children")
+    feature, edge, left = np.concatenate([list(map(tree.get, columns)) for tree in trees], axis=1)
+    splits = [(feature == n) & (left != -1) for n in range(booster.num_features())]  # -1: a leaf
+    return [np.unique(edge[split]).astype(np.float32) for split in splits], len(trees)
 
 
 def tabulate(booster: xgboost.Booster, answer: Answer, max_cells: int = MAX_CELLS) -> Answer:
@@ -147,9 +135,8 @@ def predict(input: ArrayLike) -> int:
     """Return the class of one flower: 0, 1 or 2, the index of its name in SPECIES.
 
     `input` has the shape (4,) or (1, 4): sepal length, sepal width, petal length and petal width,
-    in cm, of any dtype that NumPy casts to float32.
-
-    Raises ValueError for more than one flower, another shape, or a length that is not finite.
+    in cm, of any dtype that NumPy casts to float32. Raises ValueError for more than one flower,
+    another shape, or a length that is not finite.
     """
     flower = np.asarray(input, np.float32)  # rounded as XGBoost does
     if flower.shape not in ((n := N_FEATURES,), (1, n)):

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import gevent.baseserver
 import gunicorn.http.body
+import gunicorn.http.message
+import gunicorn.http.parser
 import gunicorn.workers.ggevent
 import pytest
 from packaging.requirements import Requirement
@@ -33,7 +35,9 @@ LARGE = json.dumps([FLOWER] * 10_000).encode()
         (gunicorn.http.body.Body._read_reader, "self.failed = True"),
         (gunicorn.workers.ggevent.GeventWorker.run, "server = self.server_class("),
         (gunicorn.workers.ggevent.GeventWorker.run, "spawn=pool"),
-        (gunicorn.workers.base_async.AsyncWorker.handle, "except StopIteration"),
+        (gunicorn.workers.base_async.AsyncWorker.handle_request, "raise StopIteration()"),
+        (gunicorn.http.parser.Parser.__next__, "self.mesg.should_close():"),
+        (gunicorn.http.message.Message.force_close, "self.must_close = True"),
         (gunicorn.workers.base_async.AsyncWorker.handle, "with self.timeout_ctx():"),
         (gevent.baseserver.BaseServer._do_read, "self.do_handle(*args)"),
         (gevent.baseserver.BaseServer._do_read, "range(self.max_accept)"),
