@@ -20,6 +20,10 @@ ROOT = Path(__file__).parents[1]
 FLOWER = {"sepalLengthCm": 5.9, "sepalWidthCm": 3, "petalLengthCm": 5.1, "petalWidthCm": 1.8}
 JSON = {"Content-Type": "application/json"}
 
+# The tests' tools come from npm and PyPI, which put their programs here.
+TOOLS = [f"{ROOT}/tests/node_modules/.bin", str(Path(sys.executable).parent), os.environ["PATH"]]
+os.environ["PATH"] = os.pathsep.join(TOOLS)
+
 
 def tool(name: str) -> str:
     """Return a program's path; without it the test is skipped, but fails where CI has to be."""

