@@ -1,8 +1,9 @@
 """Train the iris classifier and write what the service serves: python model/train.py
 
-Writes the gzipped pickle and its SHA-256 digest beside this file, and what derives from them: the
-flowers in `../static/iris.json`, and the answers that `../README.md`, `../static/openapi.json` and
-`../static/postman_collection.json` show. Every run writes the same bytes.
+Writes the gzipped pickle and its SHA-256 digest beside this file, and what derives from them: in
+`../static/`, the flowers in `iris.json`, the model's thresholds in `thresholds.json`, and the
+answers that `openapi.json` and `postman_collection.json` show, as `../README.md` does. Every run
+writes the same bytes.
 
 The data is Fisher's iris as scikit-learn ships it: four lengths in cm and one of three species.
 """
@@ -49,6 +50,13 @@ flowers = [
     for lengths, species in zip(iris.data.tolist(), iris.target, strict=True)
 ]
 (STATIC / "iris.json").write_bytes(("[\n" + ",\n".join(flowers) + "\n]\n").encode())
+
+# The shortest decimals that are these float32, so that a client may compare them with its own.
+edges, _ = run.model.thresholds(run.model.load(MODEL.parent))
+thresholds = {
+    name: list(map(float, map(str, of))) for name, of in zip(run.NAMES, edges, strict=True)
+}
+(STATIC / "thresholds.json").write_bytes(f"{json.dumps(thresholds)}\n".encode())
 
 client = run.app.test_client()
 

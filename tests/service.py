@@ -21,14 +21,18 @@ FLOWER = {"sepalLengthCm": 5.9, "sepalWidthCm": 3, "petalLengthCm": 5.1, "petalW
 JSON = {"Content-Type": "application/json"}
 
 # The tests' tools come from npm and PyPI, which put their programs here.
-TOOLS = [f"{ROOT}/tests/node_modules/.bin", str(Path(sys.executable).parent), os.environ["PATH"]]
+NODE_MODULES = ROOT / "tests" / "node_modules"
+TOOLS = [str(NODE_MODULES / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
 os.environ["PATH"] = os.pathsep.join(TOOLS)
 
 
 def tool(name: str) -> str:
-    """Return a program's path; without it the test is skipped, but fails where CI has to be."""
-    path = shutil.which(name)
-    if path is None:
+    """Return the path of a program, or of a file of a package from npm.
+
+    Without it the test is skipped, but fails where CI has to be.
+    """
+    path = shutil.which(name) or str(NODE_MODULES / name)
+    if not Path(path).exists():
         (pytest.fail if "CI" in os.environ else pytest.skip)(f"{name} is not installed")
     return path
 

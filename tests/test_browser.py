@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+import model
 from tests.service import ROOT, Service, free_port, tool
 
 pytestmark = pytest.mark.slow
@@ -73,6 +76,11 @@ def open_page(browser: webdriver.Chrome, origin: str, query: str = "") -> None:
     wait_for_plot(browser)
 
 
+def resize(browser: webdriver.Chrome, width: int = 1280, height: int = 1180) -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
 def wait_for_plot(browser: webdriver.Chrome) -> None:
     script = """
         const points = document.querySelectorAll("#points use").length;
@@ -113,12 +121,14 @@ def test_a_click_and_the_keyboard_place_the_flower(
     assert '"petalLengthCm": 7.5' in text(browser, "#fetch")
 
 
+REGIONS = "return document.getElementById('regions').innerHTML"
+
+
 def test_a_sepal_slider_repaints_the_regions(browser: webdriver.Chrome, service: Service) -> None:
     open_page(browser, f"http://127.0.0.1:{service.port}/static")
-    picture = "return document.querySelector('canvas').toDataURL()"
-    before = browser.execute_script(picture)
+    before = browser.execute_script(REGIONS)
     browser.find_element(By.ID, "sepalWidthCm").send_keys(Keys.HOME)
-    WebDriverWait(browser, 10).until(lambda _: browser.execute_script(picture) != before)
+    WebDriverWait(browser, 10).until(lambda _: browser.execute_script(REGIONS) != before)
 
 
 def test_requests_do_not_pile_up(browser: webdriver.Chrome, service: Service) -> None:
@@ -167,20 +177,46 @@ def test_an_error_is_readable_from_another_origin(
     assert problem["errors"][0]["pointer"] == "/sepalLengthCm"
 
 
-def test_the_page_says_what_the_service_refuses(
-    browser: webdriver.Chrome, service: Service
+def replace(number: WebElement, typed: str) -> None:
+    number.send_keys(Keys.CONTROL + "a", Keys.NULL, Keys.DELETE, typed)
+
+
+PETAL_WIDTH = "input[aria-describedby=petalWidth]"
+MARKER = "return document.getElementById('here').getBoundingClientRect().toJSON()"
+
+
+@pytest.mark.parametrize("typed", ["", "wide", "9", "-1", ".."])
+def test_a_wrong_number_is_said_beside_its_field(
+    browser: webdriver.Chrome, service: Service, typed: str
 ) -> None:
     open_page(browser, f"http://127.0.0.1:{service.port}/static")
-    number = browser.find_element(By.CSS_SELECTOR, "#petalWidthCm + input")
-    number.send_keys(Keys.END, Keys.BACKSPACE * 3)
-    wait_for(browser, "#problem", "422 Unprocessable Entity")
-    assert "/petalWidthCm expected a number from 0 to 100, in cm, got null" in text(
-        browser, "#problem"
-    )
-    assert text(browser, "#species") == "?"
-    number.send_keys("1.8")
-    wait_for(browser, "#species", "virginica")
+    before = [browser.execute_script(MARKER), text(browser, "#curl"), text(browser, "#answer")]
+    number = browser.find_element(By.CSS_SELECTOR, PETAL_WIDTH)
+    replace(number, typed)
+    assert text(browser, "#petalWidth") == "needs a number from 0 to 3"
+    assert number.get_attribute("aria-invalid") == "true"
+    now = [browser.execute_script(MARKER), text(browser, "#curl"), text(browser, "#answer")]
+    assert now == before
     assert text(browser, "#problem") == ""
+    replace(number, "0,2")  # with a comma, as half the world writes it
+    wait_for(browser, "#curl", '"petalWidthCm": 0.2')
+    assert text(browser, "#petalWidth") == "0 to 3"
+
+
+def test_the_page_says_what_the_service_refuses(browser: webdriver.Chrome) -> None:
+    with Service(FLASK_MAX_CONTENT_LENGTH="10") as service:
+        browser.get(f"http://127.0.0.1:{service.port}/static/index.html")
+        wait_for(browser, "#problem", "The service refuses: 413 Request Entity Too Large.")
+        assert text(browser, "#species") == "?"
+        assert "The body is longer than 10 bytes." in text(browser, "#answer")
+
+
+def test_the_page_says_no_more_than_it_knows(
+    browser: webdriver.Chrome, other_origin: str, service: Service
+) -> None:
+    browser.get(f"{other_origin}/index.html?api={other_origin}/index.html%3f")
+    wait_for(browser, "#problem", "but not in JSON.")
+    open_page(browser, other_origin, f"?api=127.0.0.1:{service.port}")  # without http://
 
 
 def test_the_page_recovers_when_the_service_is_back(
@@ -197,8 +233,8 @@ def test_the_page_recovers_when_the_service_is_back(
 
 def test_a_click_replaces_what_was_typed(browser: webdriver.Chrome, service: Service) -> None:
     open_page(browser, f"http://127.0.0.1:{service.port}/static")
-    number = browser.find_element(By.CSS_SELECTOR, "#petalLengthCm + input")
-    number.send_keys(Keys.BACKSPACE * 3, "3.3")
+    number = browser.find_element(By.CSS_SELECTOR, "input[aria-describedby=petalLength]")
+    replace(number, "3.3")
     wait_for(browser, "#curl", '"petalLengthCm": 3.3')
     frame = browser.find_element(By.ID, "frame")
     ActionChains(browser).move_to_element_with_offset(frame, -200, 150).click().perform()
@@ -215,10 +251,130 @@ def test_a_drag_goes_on_beyond_the_plot(browser: webdriver.Chrome, service: Serv
     wait_for(browser, "#curl", '"petalLengthCm": 7.5')
 
 
-def test_a_finger_scrolls_the_page(browser: webdriver.Chrome, service: Service) -> None:
+def swipe(browser: webdriver.Chrome, x: int, y: int, right: int = 0, down: int = 0) -> None:
+    for step in range(21):
+        moved = [{"x": x + right * step / 20, "y": y + down * step / 20}] if step < 20 else []
+        kind = "touchMove" if step else "touchStart"
+        event = {"type": kind if moved else "touchEnd", "touchPoints": moved}
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", event)
+
+
+def test_a_finger_scrolls_the_page_and_places_the_flower(
+    browser: webdriver.Chrome, service: Service
+) -> None:
+    resize(browser, 844, 390)  # a phone held sideways
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
     open_page(browser, f"http://127.0.0.1:{service.port}/static")
-    plot = browser.find_element(By.CSS_SELECTOR, "#plot > svg")
-    assert plot.value_of_css_property("touch-action") == "pan-y"
+    swipe(browser, 300, 350, right=600)
+    wait_for(browser, "#curl", '"petalLengthCm": 7.5')
+    assert browser.execute_script("return scrollY") == 0
+    swipe(browser, 300, 350, down=-300)
+    WebDriverWait(browser, 10).until(lambda _: browser.execute_script("return scrollY > 100"))
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    resize(browser)
+
+
+@pytest.mark.parametrize("percent", [100, 150, 200])
+@pytest.mark.parametrize("width", [320, 390, 600, 865, 960, 1024, 1280, 1920])
+def test_it_fits(browser: webdriver.Chrome, service: Service, width: int, percent: int) -> None:
+    resize(browser, width, 900)
+    open_page(browser, f"http://127.0.0.1:{service.port}/static")
+    browser.execute_script(f"document.documentElement.style.fontSize = '{percent}%'")
+    sliders, outside = browser.execute_script("""
+        const width = (element) => element.getBoundingClientRect().width;
+        const sliders = [...document.querySelectorAll("input[type=range]")].map(width);
+        const outside = [...document.querySelectorAll("section *:not(pre, svg *)")].filter(
+          (element) => element.getBoundingClientRect().right >
+            element.closest("section").getBoundingClientRect().right);
+        return [sliders, outside.map((element) => element.outerHTML)];
+    """)
+    assert min(sliders) >= 120
+    assert outside == []
+    root = "return document.documentElement."
+    assert browser.execute_script(f"{root}scrollWidth <= {root[7:]}clientWidth")
+    pre = "return [...document.querySelectorAll('pre')].every((box) => box.scrollHeight <= "
+    assert browser.execute_script(f"{pre} box.clientHeight)")
+    resize(browser)
+
+
+RECTANGLES = """
+    const number = (element, name) => +element.getAttribute(name);
+    return [...document.querySelectorAll("#regions rect")].map((rectangle) =>
+      [rectangle.getAttribute("class"), ...["x", "y", "width", "height"].map((name) =>
+        number(rectangle, name))]);
+"""
+
+
+def test_the_regions_are_the_models(browser: webdriver.Chrome, service: Service) -> None:
+    open_page(browser, f"http://127.0.0.1:{service.port}/static")
+    for length, width in [(5.9, 3), (6.1, 3), (4.5, 2.3), (7.7, 3.05), (6.5, 2.8)]:
+        before = browser.execute_script(REGIONS)
+        for name, value in (("sepalLengthCm", length), ("sepalWidthCm", width)):
+            number = browser.find_element(By.CSS_SELECTOR, f"input[aria-describedby={name[:-2]}]")
+            replace(number, str(value))
+        if length != 5.9:
+            WebDriverWait(browser, 10).until(lambda _: browser.execute_script(REGIONS) != before)  # noqa: B023
+        rectangles = browser.execute_script(RECTANGLES)
+        assert len(rectangles) == 10 * 4
+        grid = [(x / 20 + 0.525, y / 20 + 0.025) for x in range(139) for y in range(59)]
+        flowers = [[length, width, *petal] for petal in grid]
+        species = [model.SPECIES[index] for index in model.classes(np.array(flowers, np.float32))]
+        for (petal_length, petal_width), expected in zip(grid, species, strict=True):
+            x, y = 80 + (petal_length - 0.5) * 704 / 7, 504 - petal_width * 164
+            (shown,) = [
+                name
+                for name, left, top, width_, height in rectangles
+                if left <= x < left + width_ and top < y <= top + height
+            ]
+            assert shown == expected, (length, width, petal_length, petal_width)
+
+
+def test_a_sepal_step_asks_for_little_and_once(browser: webdriver.Chrome, service: Service) -> None:
+    open_page(browser, f"http://127.0.0.1:{service.port}/static")
+    before = browser.execute_script(REGIONS)
+    browser.execute_script("""
+        const real = window.fetch;
+        window.sent = [];
+        window.fetch = (url, options) => {
+          window.sent.push((options?.body ?? "").length);
+          return real(url, options);
+        };
+    """)
+    slider = browser.find_element(By.ID, "sepalWidthCm")
+    slider.send_keys(Keys.HOME)
+    WebDriverWait(browser, 10).until(lambda _: browser.execute_script(REGIONS) != before)
+    slider.send_keys(Keys.ARROW_RIGHT)  # within the same cell
+    wait_for(browser, "#curl", '"sepalWidthCm": 2.1')
+    wait_for(browser, "#answer", "setosa")
+    one, *others = sorted(browser.execute_script("return window.sent"), reverse=True)
+    assert 1_000 < one < 4_000
+    assert len(others) == 2 and max(others) < 100
+
+
+@pytest.mark.parametrize("state", ["light", "dark", "phone", "wrong number", "away"])
+def test_axe_finds_nothing(
+    browser: webdriver.Chrome, other_origin: str, service: Service, state: str
+) -> None:
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if state == "dark" else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    if state == "phone":
+        resize(browser, 390, 844)
+    if state == "away":
+        browser.get(f"{other_origin}/index.html?api=http://127.0.0.1:{free_port()}")
+        wait_for(browser, "#problem", "is away")
+    else:
+        open_page(browser, f"http://127.0.0.1:{service.port}/static")
+    if state == "wrong number":
+        browser.find_element(By.CSS_SELECTOR, PETAL_WIDTH).send_keys("x")
+    browser.execute_script(Path(tool("axe-core/axe.min.js")).read_text("utf-8"))
+    found = browser.execute_async_script("""
+        const done = arguments[0];
+        axe.run().then(({ violations }) => done(violations.flatMap(({ id, nodes }) =>
+          nodes.map(({ html }) => `${id}: ${html}`))));
+    """)
+    assert found == []
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    resize(browser)
 
 
 PREFIXED = """

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 import model
@@ -58,6 +59,9 @@ def test_the_readme_has_the_models_figures(service: Service) -> None:
     answer = json.loads(service.request("POST", "/predict_proba", json.dumps(FLOWER))[2])["return"]
     assert answer == pytest.approx(json.loads(shown), abs=1e-6), f"README: {OUT_OF_DATE}"
     edges, _ = model.thresholds(model.load(ROOT / "model"))
+    shown = json.loads((STATIC / "thresholds.json").read_text())
+    assert tuple(shown) == run.NAMES
+    assert [np.float32(of).tolist() for of in shown.values()] == [of.tolist() for of in edges]
     *first, last = (str(len(edge)) for edge in edges)
     cells = [len(edge) + 1 for edge in edges]
     assert f"{', '.join(first)} and {last} of them" in readme, "README: thresholds"
