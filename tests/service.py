@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pytest
 
@@ -45,13 +45,15 @@ def free_port() -> int:
 class Service:
     """`gunicorn run:app` on a port of its own, from `with` on until its end."""
 
+    env: ClassVar[dict[str, str]] = {}  # for all of them
+
     def __init__(self, *command: str, port: int | None = None, **env: str) -> None:
         self.port = port or free_port()
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             command or (sys.executable, "-m", "gunicorn", "run:app"),
             cwd=ROOT,
-            env={**os.environ, "PORT": str(self.port), **env},
+            env={**os.environ, **self.env, "PORT": str(self.port), **env},
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
