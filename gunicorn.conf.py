@@ -16,7 +16,6 @@ preload_app = True  # the workers share its memory, and a broken model stops the
 control_socket_disable = True  # it fails on a read-only disk, and a user's instances share one
 # For the workers' heartbeats: a disk may be slow or read-only, which could get one killed.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
 keepalive = 10  # seconds that a client has for its head, and again for its body and the answer
 graceful_timeout = 2  # so that TERM is over in five, also while HUP waits as long as this
 # A file descriptor each. When they are nearly used up, the oldest silent or idle one ends.

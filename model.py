@@ -55,7 +55,6 @@ def load(folder: Path) -> xgboost.Booster:
     # Before anything is decompressed: a damaged pickle can crash or hang the interpreter.
     if hashlib.sha256(packed).hexdigest().encode() != digest.read_bytes()[:64]:
         raise ModelError(f"{path} is damaged: {digest.name} has another digest. {RETRAIN}")
-
     pickled = gzip.decompress(packed)
     # XGBoost writes its version into the pickle as UBJSON: an array of three int8.
     for numbers in re.findall(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL):

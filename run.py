@@ -1,9 +1,8 @@
 """A small REST service around the iris model: flowers in, their species out."""
 
 import os
-import struct
 from collections.abc import Iterator
-from itertools import islice, starmap
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
@@ -80,12 +79,15 @@ class Flower(msgspec.Struct, rename="camel", gc=False):
 NAMES = Flower.__struct_encode_fields__
 decode = msgspec.json.Decoder(Flower | list[Flower]).decode
 decode_length = msgspec.json.Decoder(Length).decode
-pack = struct.Struct(f"{len(NAMES)}f").pack
+pack = msgspec.msgpack.Encoder().encode
+HEADER = len(pack((0.0,) * len(NAMES))) - 9 * len(NAMES)  # as each float takes nine bytes
+ROW = np.dtype([("header", f"V{HEADER}"), ("lengths", "V1, >f8", len(NAMES))])
 
 
 def array(flowers: list[Flower]) -> model.Array:
-    packed = b"".join(starmap(pack, map(astuple, flowers)))  # half the time of numpy.fromiter
-    return np.frombuffer(packed, np.float32).reshape(-1, len(NAMES))
+    packed = pack(list(map(astuple, flowers)))  # a way of half the time of numpy.fromiter
+    rows = np.frombuffer(packed, ROW, offset=len(packed) % ROW.itemsize)
+    return rows["lengths"]["f1"].astype(np.float32)
 
 
 def flowers_or_abort() -> Flower | list[Flower]:
@@ -110,7 +112,6 @@ def flowers_or_abort() -> Flower | list[Flower]:
 
 
 MAX_ERRORS = 100  # for a body of 1 MiB can have a million, and naming one takes 80 bytes
-
 # Each body beyond SMALL takes its length from its process's BUDGET until it is answered, which
 # bounds the memory of them all; a smaller one is never refused for the sake of others.
 SMALL = 2**14
@@ -123,12 +124,14 @@ def body_or_abort(environ: dict[str, Any]) -> bytes:
     # tenth of a request, and let a chunked body end early without an error.
     chunked = "HTTP_TRANSFER_ENCODING" in environ
     length = MAX_LENGTH + 1 if chunked else request.content_length or 0
-    served = chunked or length <= MAX_LENGTH
+    body = b""
     try:
-        body = environ["wsgi.input"].read(min(length, SMALL) if served else 0)
-        if len(body) == SMALL < length:
-            reserve_or_abort(length)
-            body += environ["wsgi.input"].read(length - SMALL)
+        if chunked:
+            body = environ["wsgi.input"].read(min(length, SMALL))
+        if length <= MAX_LENGTH or len(body) == SMALL < length:
+            if length > SMALL:
+                reserve_or_abort(length)
+            body += environ["wsgi.input"].read(length - len(body))
     except HTTPException:
         raise
     except Exception as error:  # OSError, or the server's own for a malformed chunk

@@ -42,7 +42,8 @@ digest = hashlib.sha256(MODEL.read_bytes()).hexdigest()
 MODEL.with_name(f"{MODEL.name}.sha256").write_bytes(f"{digest}  {MODEL.name}\n".encode())
 
 sys.path.insert(0, str(ROOT))
-import run  # noqa: E402  # which loads what has just been written, or says why it cannot
+import model  # noqa: E402  # which loads what has just been written, or says why it cannot
+import run  # noqa: E402
 
 # The fields of the API in the order of the data's columns: the file is a body for /predict.
 flowers = [
@@ -52,7 +53,7 @@ flowers = [
 (STATIC / "iris.json").write_bytes(("[\n" + ",\n".join(flowers) + "\n]\n").encode())
 
 # The shortest decimals that are these float32, so that a client may compare them with its own.
-edges, _ = run.model.thresholds(run.model.load(MODEL.parent))
+edges, _ = model.thresholds(model.load(MODEL.parent))
 thresholds = {
     name: list(map(float, map(str, of))) for name, of in zip(run.NAMES, edges, strict=True)
 }
