@@ -24,7 +24,7 @@ worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 3
 # head of up to the product, 100 kB, and scans all of it again with each piece that arrives.
 limit_request_fields = 32
 limit_request_field_size = 3190
-forwarder_headers = ""  # else SCRIPT_NAME counts where it comes from 127.0.0.1, as from a proxy
+forwarder_headers = ""  # else SCRIPT_NAME from 127.0.0.1 counts, which a proxy may forward
 
 
 def when_ready(arbiter: object) -> None:

@@ -81,13 +81,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
         try:
             super().handle_request(listener, request, client, address)
             all(request.body.read(STEP) for _ in range(0, MAX_UNREAD, STEP))  # stops at its end
+            gevent.sleep(1e-9)  # sleep(0) returns before the event loop looks for other requests
         except (StopIteration, ParseException):  # gunicorn's ways to end a connection
             request.force_close()
         if unread(request):  # a close would reset the connection, and lose the answer
             request.force_close()
             client.shutdown(socket.SHUT_WR)
             all(client.recv(STEP) for _ in range(0, 16 * MAX_UNREAD, STEP))
-        gevent.sleep(1e-9)  # sleep(0) returns before the event loop has looked for other requests
         self.waiting[client] = True
         self.deadlines[client].again(self.expire, client)
 
@@ -97,7 +97,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         with suppress(OSError):
             # gevent's own shutdown would fail the greenlet's recv, the plain socket's lets it read.
             client._sock.shutdown(socket.SHUT_RD)
-            # What is unsent stays in the kernel for minutes, which nothing but TERM is worth.
+            # Else unsent data stays in the kernel for minutes; at TERM, idle connections keep it.
             if not idle or (self.alive and any(fcntl.ioctl(client, termios.TIOCOUTQ, bytes(4)))):
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client._sock.shutdown(socket.SHUT_WR)
