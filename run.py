@@ -85,7 +85,7 @@ ROW = np.dtype([("header", f"V{HEADER}"), ("lengths", "V1, >f8", len(NAMES))])
 
 
 def array(flowers: list[Flower]) -> model.Array:
-    packed = pack(list(map(astuple, flowers)))  # a way of half the time of numpy.fromiter
+    packed = pack(list(map(astuple, flowers)))  # numpy.fromiter takes nearly twice as long
     rows = np.frombuffer(packed, ROW, offset=len(packed) % ROW.itemsize)
     return rows["lengths"]["f1"].astype(np.float32)
 
