@@ -20,10 +20,9 @@ keepalive = 10  # seconds that a client has for its head, and again for its body
 graceful_timeout = 2  # so that TERM is over in five, also while HUP waits as long as this
 # A file descriptor each. When they are nearly used up, the oldest silent or idle one ends.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
-# Chrome sends 17 fields, and two proxies add a dozen; cookies may take 3 KB. gunicorn keeps a
-# head of up to the product, 100 kB, and scans all of it again with each piece that arrives.
-limit_request_fields = 32
-limit_request_field_size = 3190
+# A head may have their product, 100 kB, which gunicorn scans again with each piece that arrives.
+limit_request_fields = 32  # Chrome sends 17, and two proxies add a dozen
+limit_request_field_size = 3190  # cookies may take 3 KB
 forwarder_headers = ""  # else SCRIPT_NAME from 127.0.0.1 counts, which a proxy may forward
 
 

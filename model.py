@@ -48,13 +48,15 @@ def load(folder: Path) -> xgboost.Booster:
     """
     if len(paths := list(folder.glob("*.pgz"))) != 1:
         raise ModelError(f"{folder} has {len(paths)} files *.pgz and has to have one. {RETRAIN}")
-    path, digest = paths[0], Path(f"{paths[0]}.sha256")
-    if not digest.is_file():
-        raise ModelError(f"{digest} is not readable. {RETRAIN}")
-    packed = path.read_bytes()
+    path = paths[0]
+    try:
+        packed = path.read_bytes()
+        digest = path.with_name(f"{path.name}.sha256").read_bytes()[:64]
+    except OSError as error:
+        raise ModelError(f"{error.filename} is not readable. {RETRAIN}") from error
     # Before anything is decompressed: a damaged pickle can crash or hang the interpreter.
-    if hashlib.sha256(packed).hexdigest().encode() != digest.read_bytes()[:64]:
-        raise ModelError(f"{path} is damaged: {digest.name} has another digest. {RETRAIN}")
+    if hashlib.sha256(packed).hexdigest().encode() != digest:
+        raise ModelError(f"{path} is damaged: {path.name}.sha256 has another digest. {RETRAIN}")
     pickled = gzip.decompress(packed)
     # XGBoost writes its version into the pickle as UBJSON: an array of three int8.
     for numbers in re.findall(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL):

@@ -18,7 +18,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 import model
-from tests.service import ROOT, Service, free_port, tool
+from tests.service import FLOWER, ROOT, Service, free_port, tool
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +41,15 @@ def chromium(folder: Path | str) -> webdriver.Chrome:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     with chromium(tmp_path_factory.mktemp("chromium")) as browser:
         yield browser
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(browser: webdriver.Chrome) -> Iterator[None]:
+    """Leave the browser to the next test as it was before this one."""
+    yield
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -76,7 +85,7 @@ def open_page(browser: webdriver.Chrome, origin: str, query: str = "") -> None:
     wait_for_plot(browser)
 
 
-def resize(browser: webdriver.Chrome, width: int = 1280, height: int = 1180) -> None:
+def resize(browser: webdriver.Chrome, width: int, height: int) -> None:
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
@@ -160,9 +169,17 @@ def test_the_page_works_from_another_origin(browser: webdriver.Chrome, other_ori
         assert '"OPTIONS /predict_proba HTTP/1.1" 200' in service.logged()
 
 
-@pytest.mark.parametrize(("path", "expected"), [("/predict", 422), ("/predict/", 404)])
+@pytest.mark.parametrize(
+    ("path", "expected", "pointers"),
+    [("/predict", 422, [f"/{name}" for name in FLOWER]), ("/predict/", 404, [])],
+)
 def test_an_error_is_readable_from_another_origin(
-    browser: webdriver.Chrome, other_origin: str, service: Service, path: str, expected: int
+    browser: webdriver.Chrome,
+    other_origin: str,
+    service: Service,
+    path: str,
+    expected: int,
+    pointers: list[str],
 ) -> None:
     browser.get(f"{other_origin}/openapi.json")
     status, problem = browser.execute_async_script(
@@ -175,6 +192,7 @@ def test_an_error_is_readable_from_another_origin(
         f"http://127.0.0.1:{service.port}{path}",
     )
     assert status == problem["status"] == expected
+    assert [error["pointer"] for error in problem.get("errors", [])] == pointers
 
 
 def replace(number: WebElement, typed: str) -> None:
@@ -203,12 +221,21 @@ def test_a_wrong_number_is_said_beside_its_field(
     assert text(browser, "#petalWidth") == "0 to 3"
 
 
-def test_the_page_says_what_the_service_refuses(browser: webdriver.Chrome) -> None:
-    with Service(FLASK_MAX_CONTENT_LENGTH="10") as service:
-        browser.get(f"http://127.0.0.1:{service.port}/static/index.html")
-        wait_for(browser, "#problem", "The service refuses: 413 Request Entity Too Large.")
-        assert text(browser, "#species") == "?"
-        assert "The body is longer than 10 bytes." in text(browser, "#answer")
+def test_the_page_says_what_the_service_refuses(
+    browser: webdriver.Chrome, service: Service
+) -> None:
+    open_page(browser, f"http://127.0.0.1:{service.port}/static")
+    browser.execute_script("petalWidthCm.max = 200")  # more than the service takes
+    number = browser.find_element(By.CSS_SELECTOR, PETAL_WIDTH)
+    replace(number, "101")
+    wait_for(browser, "#problem", "422 Unprocessable Entity")
+    assert "/petalWidthCm expected a number from 0 to 100, in cm, got 101" in text(
+        browser, "#problem"
+    )
+    assert text(browser, "#species") == "?"
+    replace(number, "1.8")
+    wait_for(browser, "#species", "virginica")
+    assert text(browser, "#problem") == ""
 
 
 def test_the_page_says_no_more_than_it_knows(
@@ -270,8 +297,6 @@ def test_a_finger_scrolls_the_page_and_places_the_flower(
     assert browser.execute_script("return scrollY") == 0
     swipe(browser, 300, 350, down=-300)
     WebDriverWait(browser, 10).until(lambda _: browser.execute_script("return scrollY > 100"))
-    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
-    resize(browser)
 
 
 @pytest.mark.parametrize("percent", [100, 150, 200])
@@ -280,21 +305,20 @@ def test_it_fits(browser: webdriver.Chrome, service: Service, width: int, percen
     resize(browser, width, 900)
     open_page(browser, f"http://127.0.0.1:{service.port}/static")
     browser.execute_script(f"document.documentElement.style.fontSize = '{percent}%'")
-    sliders, outside = browser.execute_script("""
-        const width = (element) => element.getBoundingClientRect().width;
-        const sliders = [...document.querySelectorAll("input[type=range]")].map(width);
-        const outside = [...document.querySelectorAll("section *:not(pre, svg *)")].filter(
-          (element) => element.getBoundingClientRect().right >
+    sliders, outside, scrolls = browser.execute_script("""
+        const all = (selector) => [...document.querySelectorAll(selector)];
+        const sliders = all("input[type=range]").map((slider) => slider.clientWidth);
+        const outside = all("section *:not(pre, svg *)").filter((element) =>
+          element.getBoundingClientRect().right >
             element.closest("section").getBoundingClientRect().right);
-        return [sliders, outside.map((element) => element.outerHTML)];
+        const root = document.documentElement;
+        const scrolls = all("pre").filter((box) => box.scrollHeight > box.clientHeight)
+          .concat(root.scrollWidth > root.clientWidth ? root : []);
+        return [sliders, ...[outside, scrolls].map((found) => found.map((e) => e.outerHTML))];
     """)
     assert min(sliders) >= 120
     assert outside == []
-    root = "return document.documentElement."
-    assert browser.execute_script(f"{root}scrollWidth <= {root[7:]}clientWidth")
-    pre = "return [...document.querySelectorAll('pre')].every((box) => box.scrollHeight <= "
-    assert browser.execute_script(f"{pre} box.clientHeight)")
-    resize(browser)
+    assert scrolls == []
 
 
 RECTANGLES = """
@@ -373,8 +397,6 @@ def test_axe_finds_nothing(
           nodes.map(({ html }) => `${id}: ${html}`))));
     """)
     assert found == []
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    resize(browser)
 
 
 PREFIXED = """

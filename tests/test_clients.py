@@ -1,6 +1,7 @@
 """The service and its descriptions as other people's programs find them."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def run(*command: str | Path, cwd: Path = ROOT / "tests") -> str:
 
 
 def node(program: str, *arguments: str | Path) -> str:
+    for package in re.findall('from "([^:]*?)"', program):
+        tool(package)
     return run("node", "--input-type=module", "--eval", program, *arguments)
 
 
@@ -109,6 +112,7 @@ main();
 
 
 def test_a_typescript_client_compiles_and_answers(service: Service, tmp_path: Path) -> None:
+    tool("java")
     generator = ["openapi-generator-cli", "generate", "--generator-name=typescript-fetch"]
     run(*generator, f"--input-spec={OPENAPI}", f"--output={tmp_path / 'client'}")
     (tmp_path / "main.ts").write_text(f"declare const process: any;{TYPESCRIPT}")

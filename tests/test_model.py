@@ -174,6 +174,14 @@ def refusal(path: Path) -> str:
     return str(error.value)
 
 
+@pytest.mark.parametrize("unreadable", ["iris.pgz", "iris.pgz.sha256"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, unreadable: str) -> None:
+    path = write(tmp_path / "iris.pgz", b"")
+    (tmp_path / unreadable).unlink()
+    (tmp_path / unreadable).mkdir()  # which root cannot read either
+    assert refusal(path) == f"{tmp_path / unreadable} is not readable. {model.RETRAIN}"
+
+
 def test_a_missing_digest_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "iris.pgz", b"")
     (tmp_path / "iris.pgz.sha256").unlink()
