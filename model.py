@@ -9,7 +9,7 @@ import pickle
 import re
 from bisect import bisect
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,116 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 SPECIES = ("setosa", "versicolor", "virginica")  # by class: 0, 1, 2
 N_FEATURES = 4  # sepal length, sepal width, petal length, petal width, in cm
 MAX_CELLS = 100_000  # iris has 1,960; so many hold 20 MB of answers
-MAX_EVALUATIONS = 25_000_000  # cells times trees: XGBoost evaluates them in half a second
+MAX_EVALUATIONS = 25_000_000  # of a tree for a cell: XGBoost makes so many in half a second
 PICKLED_NAMES = {"xgboost.sklearn.XGBClassifier", "xgboost.core.Booster", "builtins.bytearray"}
 RETRAIN = "Retrain it: python model/train.py"
 
 Array = NDArray[Any]
-Answer = Callable[[Array], Array]
-
-
-class ModelError(Exception):
-    """The model file cannot be served; the message says why and what to do."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in PICKLED_NAMES:
-            raise ModelError(f"The pickle asks for {module}.{name}: do not trust it. {RETRAIN}")
-        return super().find_class(module, name)
-
-
-def load(folder: Path) -> xgboost.Booster:
-    """Return the booster of the one XGBClassifier in a folder, set to one thread.
-
-    Raises ModelError unless `<name>.pgz` is a gzipped pickle of gbtree trees, from this minor
-    version of XGBoost, that answers N_FEATURES lengths with the probabilities of SPECIES, and
-    `<name>.pgz.sha256` is its SHA-256 digest.
-    """
-    if len(paths := list(folder.glob("*.pgz"))) != 1:
-        raise ModelError(f"{folder} has {len(paths)} files *.pgz and has to have one. {RETRAIN}")
-    path = paths[0]
-    try:
-        packed = path.read_bytes()
-        digest = path.with_name(f"{path.name}.sha256").read_bytes()[:64]
-    except OSError as error:
-        raise ModelError(f"{error.filename} is not readable. {RETRAIN}") from error
-    # Before anything is decompressed: a damaged pickle can crash or hang the interpreter.
-    if hashlib.sha256(packed).hexdigest().encode() != digest:
-        raise ModelError(f"{path} is damaged: {path.name}.sha256 has another digest. {RETRAIN}")
-    pickled = gzip.decompress(packed)
-    # XGBoost writes its version into the pickle as UBJSON: an array of three int8.
-    for numbers in re.findall(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL):
-        version = ".".join(str(ord(number)) for number in numbers)
-        if version.split(".")[:2] != xgboost.__version__.split(".")[:2]:
-            raise ModelError(
-                f"{path} was written by XGBoost {version}, but {xgboost.__version__} is installed."
-                f" {RETRAIN}"
-            )
-    # One thread: libgomp's threads do not survive a fork, and a prediction after it would hang.
-    with xgboost.config_context(nthread=1):
-        classifier = _Unpickler(io.BytesIO(pickled)).load()
-    features, classes = (getattr(classifier, n, None) for n in ("n_features_in_", "n_classes_"))
-    if (features, classes) != (N_FEATURES, len(SPECIES)):
-        raise ModelError(
-            f"{path} has {features} features and {classes} classes, not {N_FEATURES} and "
-            f"{len(SPECIES)}: change model/train.py, or N_FEATURES, SPECIES and run.py's Flower."
-        )
-    booster = classifier.get_booster()
-    booster.set_param({"nthread": 1})
-    kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
-    if kind != "gbtree" or booster.inplace_predict([[0] * N_FEATURES]).shape != (1, len(SPECIES)):
-        raise ModelError(
-            f"{path} is a {kind} model that does not answer with a probability for each class: "
-            "train with booster='gbtree' and objective='multi:softprob', the defaults."
-        )
-    return booster
-
-
-@cache
-def thresholds(booster: xgboost.Booster) -> tuple[list[NDArray[np.float32]], int]:
-    """Return each feature's split thresholds (cm), ascending, and the number of trees."""
-    trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
-    columns = ("split_indices", "split_conditions", "left_children")
-    feature, edge, left = np.concatenate([list(map(tree.get, columns)) for tree in trees], axis=1)
-    splits = [(feature == n) & (left != -1) for n in range(booster.num_features())]  # -1: a leaf
-    return [np.unique(edge[split]).astype(np.float32) for split in splits], len(trees)
-
-
-def tabulate(booster: xgboost.Booster, answer: Answer, max_cells: int = MAX_CELLS) -> Answer:
-    """Make a function of probabilities, shape (n, classes), one of flowers, shape (n, features).
-
-    The flowers are float32. An ensemble is constant between its thresholds, so one flower in each
-    cell of the grid that they make, asked once, answers for every flower in that cell, to the bit:
-    `answer` is called for all cells now. Where they are too many, XGBoost is asked each time.
-    """
-    edges, trees = thresholds(booster)
-    shape = [len(edge) + 1 for edge in edges]
-
-    def ask(flowers: Array) -> Array:
-        one_more = np.pad(flowers, ((0, 1), (0, 0)))  # XGBoost refuses an empty array
-        return answer(booster.inplace_predict(one_more)[:-1])
-
-    if math.prod(shape) > min(max_cells, MAX_EVALUATIONS // trees):
-        return ask
-
-    # A cell's flower is its lower corner: XGBoost goes left where length < threshold.
-    corners = [np.insert(edge, 0, np.finfo(np.float32).min) for edge in edges]
-    answers = ask(np.stack(np.meshgrid(*corners, indexing="ij"), axis=-1).reshape(-1, len(edges)))
-    table = answers.reshape(*shape, *answers.shape[1:])
-    lists = [edge.tolist() for edge in edges]
-
-    def look_up(flowers: Array) -> Array:
-        if len(flowers) == 1:  # bisect takes 3 µs where searchsorted takes 20
-            return table[(*map(bisect, lists, flowers[0].tolist()), None)]
-        pairs = zip(edges, flowers.T, strict=True)
-        return table[tuple(edge.searchsorted(lengths, "right") for edge, lengths in pairs)]
-
-    return look_up
-
-
-tabulated = partial(tabulate, load(Path(__file__).parent / "model"))
-classes = tabulated(lambda probabilities: probabilities.argmax(axis=-1))
+Answer = Callable[[Array], Array]  # of probabilities, or of flowers
 
 
 def predict(input: ArrayLike) -> int:
@@ -140,8 +36,190 @@ def predict(input: ArrayLike) -> int:
     another shape, or a length that is not finite.
     """
     flower = np.asarray(input, np.float32)  # rounded as XGBoost does
-    if flower.shape not in ((n := N_FEATURES,), (1, n)):
-        raise ValueError(f"one flower has the shape ({n},) or (1, {n}), not {flower.shape}")
+    if flower.shape not in ((N_FEATURES,), (1, N_FEATURES)):
+        raise ValueError(
+            f"one flower has the shape ({N_FEATURES},) or (1, {N_FEATURES}), not {flower.shape}"
+        )
     if not all(map(math.isfinite, flower.flat)):
         raise ValueError(f"a flower's lengths are finite float32 numbers, not {flower}")
-    return int(classes(flower.reshape(1, n))[0])
+    return int(classes(flower.reshape(1, N_FEATURES))[0])  # `classes` is made in the last lines
+
+
+def tabulate(booster: xgboost.Booster, convert: Answer, max_cells: int = MAX_CELLS) -> Answer:
+    """Return a function of flowers, float32 of shape (n, features), that answers from a table.
+
+    `convert` makes the answers, shape (n, ...), of probabilities, shape (n, classes). It is called
+    now, for one flower in each cell of the grid that the trees' thresholds make: a tree ensemble
+    is constant within a cell, so that flower's answer is every flower's in it, to the bit. Where
+    the cells are too many, the function asks XGBoost each time.
+    """
+
+    def ask(flowers: Array) -> Array:
+        one_more = np.pad(flowers, ((0, 1), (0, 0)))  # XGBoost refuses an empty array
+        return convert(booster.inplace_predict(one_more)[:-1])
+
+    edges, trees = thresholds(booster)
+    shape = [len(edge) + 1 for edge in edges]
+    cells = math.prod(shape)
+    if cells > max_cells or cells * trees > MAX_EVALUATIONS:
+        return ask
+
+    # A cell begins at its threshold: XGBoost goes left where length < threshold. The first cell of
+    # a feature has none and begins at the smallest number.
+    starts = [np.insert(edge, 0, np.finfo(np.float32).min) for edge in edges]
+    grid = np.meshgrid(*starts, indexing="ij")  # for each feature, its length in every cell
+    answers = ask(np.stack(grid, axis=-1).reshape(cells, len(edges)))  # in the order of the cells
+    edge_lists = [edge.tolist() for edge in edges]
+
+    def look_up(flowers: Array) -> Array:
+        if len(flowers) == 1:
+            cell = cell_of(flowers[0])
+            return answers[cell : cell + 1]
+        indices = [
+            edge.searchsorted(lengths, side="right")
+            for edge, lengths in zip(edges, flowers.T, strict=True)
+        ]
+        return answers[np.ravel_multi_index(indices, shape)]
+
+    def cell_of(flower: Array) -> int:
+        """Return one flower's cell as above, but in 3 µs: searchsorted takes 20."""
+        cell = 0
+        for edge, size, length in zip(edge_lists, shape, flower.tolist(), strict=True):
+            cell = cell * size + bisect(edge, length)
+        return cell
+
+    return look_up
+
+
+@cache
+def thresholds(booster: xgboost.Booster) -> tuple[list[NDArray[np.float32]], int]:
+    """Return each feature's split thresholds (cm), ascending, and the number of trees.
+
+    XGBoost's JSON has a tree's nodes as parallel lists. A leaf's left child is -1.
+    """
+    trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
+    found: list[set[float]] = [set() for _ in range(booster.num_features())]
+    for tree in trees:
+        nodes = zip(
+            tree["left_children"], tree["split_indices"], tree["split_conditions"], strict=True
+        )
+        for left_child, feature, threshold in nodes:
+            if left_child != -1:
+                found[feature].add(threshold)
+    return [np.array(sorted(of_feature), np.float32) for of_feature in found], len(trees)
+
+
+class ModelError(Exception):
+    """The model file cannot be served; the message says why and what to do."""
+
+
+def load(folder: Path) -> xgboost.Booster:
+    """Return the booster of the one XGBClassifier in a folder, set to one thread.
+
+    Raises ModelError unless `<name>.pgz` is a gzipped pickle of gbtree trees, from this minor
+    version of XGBoost, that answers N_FEATURES lengths with the probabilities of SPECIES, and
+    `<name>.pgz.sha256` is its SHA-256 digest.
+    """
+    paths = list(folder.glob("*.pgz"))
+    if len(paths) != 1:
+        raise ModelError(f"{folder} has {len(paths)} files *.pgz and has to have one. {RETRAIN}")
+    path = paths[0]
+    pickled = read_undamaged(path)
+    check_version(path, pickled)
+    classifier = unpickle(path, pickled)
+    check_sizes(path, classifier)
+    booster = classifier.get_booster()
+    booster.set_param({"nthread": 1})
+    check_kind(path, booster)
+    return booster
+
+
+def read_undamaged(path: Path) -> bytes:
+    """Return the pickle in a gzipped file; raise ModelError unless the file has its digest.
+
+    The digest is compared before anything is decompressed: a damaged pickle can crash or hang the
+    interpreter.
+    """
+    try:
+        packed = path.read_bytes()
+        digest = path.with_name(f"{path.name}.sha256").read_bytes()[:64]  # the file's name follows
+    except OSError as error:
+        raise ModelError(f"{error.filename} is not readable. {RETRAIN}") from error
+    if hashlib.sha256(packed).hexdigest().encode() != digest:
+        raise ModelError(f"{path} is damaged: {path.name}.sha256 has another digest. {RETRAIN}")
+    return gzip.decompress(packed)
+
+
+def check_version(path: Path, pickled: bytes) -> None:
+    """Raise ModelError if another minor version of XGBoost wrote the pickle.
+
+    XGBoost promises a pickle to its own version only; another may fail to read it, or answer
+    differently. The version stands in the pickle in UBJSON, as an array of three int8.
+    """
+    for numbers in re.findall(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL):
+        major, minor, patch = (ord(number) for number in numbers)
+        if [str(major), str(minor)] != xgboost.__version__.split(".")[:2]:
+            raise ModelError(
+                f"{path} was written by XGBoost {major}.{minor}.{patch}, "
+                f"but {xgboost.__version__} is installed. {RETRAIN}"
+            )
+
+
+def unpickle(path: Path, pickled: bytes) -> xgboost.XGBClassifier:
+    """Return the pickled XGBClassifier; raise ModelError for anything else.
+
+    A pickle can name any function to be called. This one may name only what an XGBClassifier has.
+    """
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if f"{module}.{name}" not in PICKLED_NAMES:
+                raise ModelError(
+                    f"{path} asks for {module}.{name}: only an XGBClassifier is served here, "
+                    f"which asks for {', '.join(sorted(PICKLED_NAMES))}. {RETRAIN}"
+                )
+            return super().find_class(module, name)
+
+    # One thread: libgomp's threads do not survive a fork, and a prediction after it would hang.
+    with xgboost.config_context(nthread=1):
+        classifier = Unpickler(io.BytesIO(pickled)).load()
+    if not isinstance(classifier, xgboost.XGBClassifier):
+        kind = type(classifier).__name__
+        raise ModelError(f"{path} holds a {kind}: only an XGBClassifier is served here.")
+    return classifier
+
+
+def check_sizes(path: Path, classifier: xgboost.XGBClassifier) -> None:
+    """Raise ModelError unless the classifier's features and classes are as many as ours."""
+    features, n_classes = classifier.n_features_in_, classifier.n_classes_
+    if (features, n_classes) != (N_FEATURES, len(SPECIES)):
+        raise ModelError(
+            f"{path} has {features} features and {n_classes} classes, not {N_FEATURES} and "
+            f"{len(SPECIES)}: change model/train.py, or N_FEATURES, SPECIES and run.py's Flower."
+        )
+
+
+def check_kind(path: Path, booster: xgboost.Booster) -> None:
+    """Raise ModelError unless a flower gets a probability for each class from gbtree trees.
+
+    `tabulate` reads the thresholds of such trees. A dart model has its trees elsewhere, and a
+    gblinear model has none.
+    """
+    kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
+    if kind == "gbtree":  # as XGBoost refuses inplace_predict for a gblinear model
+        probabilities = booster.inplace_predict(np.zeros((1, N_FEATURES), np.float32))
+        if probabilities.shape == (1, len(SPECIES)):
+            return
+    raise ModelError(
+        f"{path} is a {kind} model that does not answer with a probability for each class: "
+        "train with booster='gbtree' and objective='multi:softprob', the defaults."
+    )
+
+
+def most_probable(probabilities: Array) -> Array:
+    """Return the class of each flower, shape (n,), from its probabilities, shape (n, classes)."""
+    return probabilities.argmax(axis=-1)
+
+
+booster = load(Path(__file__).parent / "model")
+classes = tabulate(booster, most_probable)

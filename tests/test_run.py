@@ -9,10 +9,12 @@ from flask.testing import FlaskClient
 
 import model
 import run
+from body import SMALL
 from tests.service import FLOWER, ROOT
 
 SETOSA = {"sepalLengthCm": 5.1, "sepalWidthCm": 3.5, "petalLengthCm": 1.4, "petalWidthCm": 0.2}
 ONE = json.dumps(FLOWER)
+LIMIT = run.app.config["MAX_CONTENT_LENGTH"]
 EXPECTED = "expected a number from 0 to 100, in cm, got "
 
 
@@ -34,8 +36,8 @@ NOT_JSON = [
     f"[{ONE},]".encode(),
     f"{ONE}x".encode(),
     f"{ONE}{ONE}".encode(),
-    b"\xef\xbb\xbf" + ONE.encode(),
     ONE.encode("utf-16"),
+    b"\xef\xbb\xbf" * 2 + ONE.encode(),
     changed(note="ü").replace(b"\\u00fc", b"\xfc"),
     b'{"\xff": 1, ' + ONE[1:].encode(),
     raw("NaN"),
@@ -51,11 +53,11 @@ NOT_JSON = [
     b"nullx",
     b"4{",
     b"123\0",
-    b"[" * 100_000,
-    b"[" * 50_000 + b"]" * 50_000,
-    b'{"a":' * 50_000,
-    b'{"note": ' + b"[" * 50_000 + b"]" * 50_000 + b", " + ONE[1:].encode(),
-    b'{"sepalLengthCm": "long", "note": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+    b"[" * 800_000,
+    b"[" * 400_000 + b"]" * 400_000,
+    b'{"a":' * 150_000,
+    b'{"note": ' + b"[" * 400_000 + b"]" * 400_000 + b", " + ONE[1:].encode(),
+    b'{"sepalLengthCm": "long", "note": ' + b"[" * 400_000 + b"]" * 400_000 + b"}",
     b'{"sepalLengthCm": "long", and so on',
 ]
 
@@ -120,6 +122,7 @@ def test_the_health_check_says_hello(client: FlaskClient, method: str) -> None:
         (changed(petalWidthCm=-0.0), b'{"return":"2"}'),
         (changed(note={"deep": [["ü"]]}, sepalLengthMm=59), b'{"return":"2"}'),
         (b" \r\n\t" + ONE.encode() + b"\n", b'{"return":"2"}'),
+        (b"\xef\xbb\xbf" + ONE.encode(), b'{"return":"2"}'),  # as Windows PowerShell writes it
     ],
 )
 def test_flowers_have_their_classes(client: FlaskClient, body: bytes, answer: bytes) -> None:
@@ -220,10 +223,10 @@ def test_a_wrong_method_says_what_is_allowed(
 
 
 def test_a_body_up_to_the_limit_is_read(client: FlaskClient) -> None:
-    full = ONE.ljust(2**20)
+    full = ONE.ljust(LIMIT)
     assert client.post("/predict", data=full, content_type="application/json").status_code == 200
     response = client.post("/predict", data=full + " ", content_type="application/json")
-    assert assert_is_problem(response, 413)["detail"] == "The body is longer than 1048576 bytes."
+    assert assert_is_problem(response, 413)["detail"] == f"The body is longer than {LIMIT} bytes."
 
 
 class Broken(io.BytesIO):
@@ -252,7 +255,7 @@ def test_a_body_that_ends_early_is_refused(
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(ONE, 200), (ONE.ljust(2**14), 200), (ONE.ljust(2**20), 200), (ONE.ljust(2**20 + 1), 413)],
+    [(ONE, 200), (ONE.ljust(SMALL), 200), (ONE.ljust(LIMIT), 200), (ONE.ljust(LIMIT + 1), 413)],
 )
 def test_a_body_without_a_length_is_read(client: FlaskClient, body: str, status: int) -> None:
     headers = {"Transfer-Encoding": "chunked", "Content-Type": "application/json"}
@@ -301,7 +304,7 @@ def test_a_browser_may_read_that_a_path_is_wrong(client: FlaskClient, path: str)
 def test_large_bodies_are_refused_beyond_the_budget(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "reserved", {object(): run.BUDGET - 2**17})
+    monkeypatch.setattr(run.body_reader, "reserved", run.body_reader.budget - 2**17)
     large = json.dumps([FLOWER] * 1_000).ljust(2**17)
     with client.post("/predict", data=large, content_type="application/json") as answered:
         assert answered.status_code == 200
@@ -386,7 +389,14 @@ def test_the_environment_configures(monkeypatch: pytest.MonkeyPatch, origins: st
             {"FLASK_MAX_CONTENT_LENGTH": "0"},
             "FLASK_MAX_CONTENT_LENGTH is 0 and has to be a number of bytes.",
         ),
-        ({"PORT": "http"}, "PORT is 'http' and has to be a number."),
+        ({"PORT": "http"}, "PORT is 'http' and has to be a number from 1 to 65535."),
+        ({"PORT": "70000"}, "PORT is '70000' and has to be a number from 1 to 65535."),
+        ({"PORT": "0"}, "PORT is '0' and has to be a number from 1 to 65535."),
+        ({"PORT": "٣"}, "PORT is '٣' and has to be a number from 1 to 65535."),
+        (
+            {"FLASK_CORS_SUPPORTS_CREDENTIALS": "no"},
+            "FLASK_CORS_SUPPORTS_CREDENTIALS is 'no' and has to be true or false.",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_stops_the_start(

@@ -1,7 +1,6 @@
 """What the worker promises against clients that mean harm, and what it relies on in gunicorn."""
 
 import contextlib
-import inspect
 import json
 import select
 import signal
@@ -13,11 +12,7 @@ from http.client import HTTPConnection
 from importlib.metadata import distribution
 from pathlib import Path
 
-import gevent.baseserver
-import gunicorn.http.body
-import gunicorn.http.message
-import gunicorn.http.parser
-import gunicorn.workers.ggevent
+import gunicorn
 import pytest
 from packaging.requirements import Requirement
 
@@ -25,28 +20,6 @@ from tests.service import FLOWER, JSON, ROOT, Load, Service
 from tests.test_server import ANSWER, HEAD, LINUX, LONG, ONE
 
 LARGE = json.dumps([FLOWER] * 10_000).encode()
-
-
-@pytest.mark.parametrize(
-    ("relied_on", "words"),
-    [
-        (gunicorn.http.body.LengthReader.read, "self.length -= size"),
-        (gunicorn.http.body.ChunkedReader.read, "self.parser = None"),
-        (gunicorn.http.body.Body._read_reader, "self.failed = True"),
-        (gunicorn.workers.ggevent.GeventWorker.run, "server = self.server_class("),
-        (gunicorn.workers.ggevent.GeventWorker.run, "spawn=pool"),
-        (gunicorn.workers.base_async.AsyncWorker.handle_request, "raise StopIteration()"),
-        (gunicorn.http.parser.Parser.__next__, "self.mesg.should_close():"),
-        (gunicorn.http.message.Message.force_close, "self.must_close = True"),
-        (gunicorn.workers.base_async.AsyncWorker.handle, "with self.timeout_ctx():"),
-        (gevent.baseserver.BaseServer._do_read, "self.do_handle(*args)"),
-        (gevent.baseserver.BaseServer._do_read, "range(self.max_accept)"),
-        (gevent.baseserver.BaseServer.start_accepting, "self._watcher.start(self._do_read)"),
-        (gevent.socket.socket.shutdown, "self._sock.shutdown("),
-    ],
-)
-def test_what_the_worker_relies_on_is_still_there(relied_on: object, words: str) -> None:
-    assert words in inspect.getsource(relied_on), f"worker.py relies on: {words}"
 
 
 def test_no_connection_is_served_more_often_than_another() -> None:

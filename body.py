@@ -1,0 +1,94 @@
+"""Reading a request's body within limits, so that all that a process reads at once fits in memory.
+
+Not with Flask's request.get_data(): it takes 8 µs more, a tenth of a request, and its refusals say
+less.
+"""
+
+import threading
+from typing import IO, NoReturn
+
+from flask import Response, abort, after_this_request, request
+from werkzeug.exceptions import ServiceUnavailable
+
+MAX_LENGTH = 2**21  # bytes; 10,000 flowers in full precision with their species take 1.5 MB
+SMALL = 2**14  # bytes; a body up to this length is never refused for the sake of others
+LARGE_BODIES = 16  # so many bodies of the longest kind are answered at once by a process
+
+
+class BodyReader:
+    """Reads bodies of up to `limit` bytes, and all that are longer than SMALL within a budget.
+
+    A body takes its length from the budget until its answer has been sent. Without one, clients
+    that send large bodies, and do not read the answers, would fill the memory.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.budget = LARGE_BODIES * limit
+        self.reserved = 0
+        self.lock = threading.Lock()
+
+    def read(self) -> bytes:
+        """Return the body of Flask's request.
+
+        Raises BadRequest for one that ends early or has a malformed chunk, RequestEntityTooLarge,
+        and ServiceUnavailable when the budget is used up.
+        """
+        stream = request.environ["wsgi.input"]
+        if "HTTP_TRANSFER_ENCODING" in request.environ:
+            return self.read_chunks(stream)
+        return self.read_announced(stream, request.content_length or 0)
+
+    def read_announced(self, stream: IO[bytes], length: int) -> bytes:
+        """Return a body whose length the header Content-Length announces."""
+        if length > self.limit:
+            self.abort_as_too_long()
+        if length > SMALL:
+            self.reserve(length)
+        body = read_or_abort(stream, length)
+        if len(body) < length:
+            abort(400, f"The body ends after {len(body)} of the {length} bytes announced.")
+        return body
+
+    def read_chunks(self, stream: IO[bytes]) -> bytes:
+        """Return a body that comes in chunks, and may be as long as the limit.
+
+        Asking for a byte more than there may be shows whether there is more.
+        """
+        small = min(SMALL, self.limit)
+        body = read_or_abort(stream, small + 1)
+        if len(body) > small and small < self.limit:
+            self.reserve(self.limit)
+            body += read_or_abort(stream, self.limit + 1 - len(body))
+        if len(body) > self.limit:
+            self.abort_as_too_long()
+        return body
+
+    def abort_as_too_long(self) -> NoReturn:
+        abort(413, f"The body is longer than {self.limit} bytes.")
+
+    def reserve(self, length: int) -> None:
+        """Take a length from the budget until the answer has been sent, or refuse the request."""
+        with self.lock:
+            if self.reserved + length > self.budget:
+                raise ServiceUnavailable(
+                    "Too many large requests are being answered.", retry_after=1
+                )
+            self.reserved += length
+
+        def release() -> None:
+            with self.lock:
+                self.reserved -= length
+
+        @after_this_request
+        def release_when_sent(answer: Response) -> Response:
+            answer.call_on_close(release)
+            return answer
+
+
+def read_or_abort(stream: IO[bytes], length: int) -> bytes:
+    """Return up to so many bytes, fewer only at the body's end."""
+    try:
+        return stream.read(length)
+    except Exception as error:  # OSError, or the server's own for a malformed chunk
+        abort(400, f"The body ends early or has a malformed chunk: {type(error).__name__}.")
