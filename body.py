@@ -12,7 +12,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 MAX_LENGTH = 2**21  # bytes; 10,000 flowers in full precision with their species take 1.5 MB
 SMALL = 2**14  # bytes; a body up to this length is never refused for the sake of others
-LARGE_BODIES = 16  # so many bodies of the longest kind are answered at once by a process
+LARGE_BODIES = 8  # of the longest kind, that a process answers at once: 16 MiB together
 
 
 class BodyReader:

@@ -25,7 +25,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from settings import without_prefix
 
 TIMEOUT = 10  # seconds that a client has for a head, and again for the body and the answer
-RATE = 64_000  # bytes of these that add a second when they move: half a megabit a second
+RATE = 64_000  # bytes a second, half a megabit: who sends and receives as fast goes on longer
 PAUSE = 0.5  # seconds without a request, after which a stopping worker ends a connection
 A_TURN = 1e-9  # seconds: sleep(0) returns before the event loop looks who else is ready
 SWEEP = 0.1  # seconds from one look for connections whose time is over to the next
@@ -115,16 +115,16 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             while True:
                 connection, address = listener.accept()
                 client = Client(connection)
-                self.put(client, self.silent)
+                self.put(client, self.silent, TIMEOUT)
                 gevent.spawn(self.serve, client, address)
 
     def serve(self, client: "Client", address: Any) -> None:
         """Serve a connection until its end."""
-        self.put(client, self.silent)
+        self.put(client, self.silent, TIMEOUT)
         if isinstance(address, tuple):  # it is text where the listener is a Unix socket
             address = (without_prefix(address[0]), address[1])
         self.handle(client, client, address)
-        self.put(client, self.silent)
+        self.put(client, self.silent, TIMEOUT)
         client.finish()
         del self.silent[client]
 
@@ -132,7 +132,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         self, listener: Any, request: Request, client: "Client", address: Any
     ) -> None:
         """Answer a request, and read the rest of its body, which stands before the next one."""
-        self.put(client, self.busy)
+        self.put(client, self.busy, TIMEOUT)
         client.reads_head = False
         limit = self.wsgi.config["MAX_CONTENT_LENGTH"]
         if content_length(request) > limit:
@@ -141,7 +141,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.flush()
         read_rest(request, limit)
         client.start_head()
-        self.put(client, self.idle)
+        self.put(client, self.idle, self.cfg.keepalive)
         gevent.sleep(A_TURN)  # others go first
 
     def handle_error(self, request: Any, client: "Client", address: Any, error: Exception) -> None:
@@ -153,13 +153,12 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         else:
             super().handle_error(request, client, address, error)
 
-    def put(self, client: "Client", clients: "dict[Client, None]") -> None:
-        """Put a connection behind the others in one of the three dicts. Its time begins anew."""
+    def put(self, client: "Client", clients: "dict[Client, None]", timeout: int) -> None:
+        """Put a connection behind the others in one of the three dicts, and give it so long."""
         for others in (self.silent, self.idle, self.busy):
             others.pop(client, None)
         clients[client] = None
-        client.since = time.monotonic()
-        client.earned = 0.0
+        client.begin_time(timeout)
 
     def make_room(self) -> None:
         """End the oldest silent connection, or else the oldest idle one, for a new one."""
@@ -171,16 +170,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def end_overdue(self) -> None:
         """End every connection whose time is over."""
         now = time.monotonic()
-        for client in self.silent:
-            if now > client.since + TIMEOUT + client.earned:
-                client.end()
-        for client in self.idle:
-            # Once the next head has begun to come, it has the time of any other.
-            timeout = TIMEOUT if client.head_pieces else self.cfg.keepalive
-            if now > client.since + timeout:
+        for client in [*self.silent, *self.idle]:
+            if now > client.deadline:
                 client.end()
         for client in self.busy:
-            if now > client.since + TIMEOUT + client.earned:
+            if now > client.deadline:
                 client.reset()
 
     def end_unused(self) -> None:
@@ -202,21 +196,29 @@ class HeadInPieces(Exception):
 class Client:
     """A client's connection, with the methods of a socket that gunicorn calls.
 
-    It bounds the head of each request, notes what time the client earns by sending and receiving,
-    and sends the head of an answer together with the body.
+    It bounds the head of each request, gives a client more time that sends and receives, and sends
+    the head of an answer together with the body.
     """
 
     def __init__(self, connection: Any) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self.socket = connection
         self.since = 0.0  # when its time began, in seconds of time.monotonic
-        self.earned = 0.0  # seconds that are added to its time
+        self.deadline = 0.0  # when its time is over
         self.had_request = False
         self.reads_head = True  # not a body, nor the rest at the end
         self.head_length = 0  # bytes received of this head; the last piece may have more than it
         self.head_pieces = 0
         self.held = b""  # the head of an answer, until its body comes
         self.refuses = False
+
+    def begin_time(self, timeout: int) -> None:
+        self.since = time.monotonic()
+        self.deadline = self.since + timeout
+
+    def earn_time(self, moved: int) -> None:
+        """Move the deadline on for the bytes that moved, but not beyond what a stalled one has."""
+        self.deadline = min(self.deadline + moved / RATE, time.monotonic() + TIMEOUT)
 
     def start_head(self) -> None:
         """Note that what comes now is the head of a further request."""
@@ -229,7 +231,7 @@ class Client:
         """Receive bytes of a head within its bounds, or of a body."""
         if not self.reads_head:
             data = self.socket.recv(size)
-            self.earned += len(data) / RATE
+            self.earn_time(len(data))
             return data
         if self.head_length >= MAX_HEAD:
             raise LimitRequestHeaders(f"the head is longer than {MAX_HEAD} bytes")
@@ -237,7 +239,7 @@ class Client:
             raise HeadInPieces(f"The head comes in more than {MAX_PIECES} pieces.")
         data = self.socket.recv(size)
         if self.had_request and self.head_pieces == 0:
-            self.since = time.monotonic()  # until now it was idle
+            self.begin_time(TIMEOUT)  # until now it was idle, and had longer
         self.head_length += len(data)
         self.head_pieces += 1
         return data
@@ -254,10 +256,10 @@ class Client:
         if data.endswith(b"\r\n\r\n"):
             self.held = data
             return
-        for start in range(0, len(data), STEP):  # so that what nobody reads earns no time
+        for start in range(0, len(data), STEP):  # in steps, as only what has moved earns time
             piece = data[start : start + STEP]
             self.socket.sendall(piece)
-            self.earned += len(piece) / RATE
+            self.earn_time(len(piece))
 
     def flush(self) -> None:
         """Send what is held: the head of an answer without a body."""

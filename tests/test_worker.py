@@ -1,10 +1,12 @@
-"""What the worker promises against clients that mean harm, and what it relies on in gunicorn."""
+"""What the worker promises to ordinary clients and against those that mean harm."""
 
 import contextlib
 import json
+import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -16,7 +18,9 @@ import gunicorn
 import pytest
 from packaging.requirements import Requirement
 
-from tests.service import FLOWER, JSON, ROOT, Load, Service
+import settings
+from tests.service import FLOWER, JSON, ROOT, Load, Service, free_port
+from tests.test_run import LIMIT
 from tests.test_server import ANSWER, HEAD, LINUX, LONG, ONE
 
 LARGE = json.dumps([FLOWER] * 10_000).encode()
@@ -91,25 +95,330 @@ def test_silent_connections_cost_no_busy_one_its_place() -> None:
     assert load.answered > 50
 
 
-def test_a_request_at_the_idle_deadline_is_answered(service: Service) -> None:
-    clients = [HTTPConnection("127.0.0.1", service.port, timeout=5) for _ in range(100)]
-    for client in clients:
-        client.request("GET", "/")
-        client.getresponse().read()
-    time.sleep(9.4)
-    answered = 0
-    for client in clients:
-        time.sleep(0.008)
-        client.sock.setblocking(False)
-        try:
-            assert client.sock.recv(1) == b""  # it has ended, and the client knows
-        except BlockingIOError:
-            client.sock.settimeout(5)
-            client.request("POST", "/predict", ONE, JSON)
-            assert client.getresponse().read() == ANSWER
-            answered += 1
-        client.close()
-    assert answered
+def is_over(client: socket.socket) -> bool:
+    """Return whether the service has ended the connection; fail where it has reset it."""
+    return bool(select.select([client], [], [], 0)[0]) and client.recv(1) == b""
+
+
+def test_an_idle_connection_lives_longer_than_a_silent_one_and_ends_without_loss() -> None:
+    with Service(GUNICORN_CMD_ARGS="--keep-alive 13") as service:
+        silent = service.connect()
+        clients = [HTTPConnection("127.0.0.1", service.port, timeout=30) for _ in range(200)]
+        for client in clients:
+            client.request("GET", "/")
+            client.getresponse().read()
+        started = time.monotonic()
+        time.sleep(11)
+        answered = 0
+        for client in clients:  # for four seconds, in the middle of which they end
+            time.sleep(0.02)
+            if not is_over(client.sock):
+                client.request("POST", "/predict", ONE, JSON)
+                assert client.getresponse().read() == ANSWER
+                answered += 1
+        assert is_over(silent), "a connection without a request has more than ten seconds"
+        assert answered, "no idle connection lives longer than a silent one"
+        while not all(is_over(client.sock) for client in clients):
+            assert time.monotonic() < started + 60, "an idle connection does not end"
+            time.sleep(0.1)
+        for client in clients:
+            client.close()
+
+
+def test_a_first_head_has_ten_seconds_whatever_keep_alive_is() -> None:
+    with Service(GUNICORN_CMD_ARGS="--keep-alive 1") as service, service.connect() as client:
+        client.sendall(HEAD)
+        time.sleep(4)
+        client.sendall(b"Content-Length: %d\r\n\r\n" % len(ONE) + ONE)
+        assert client.recv(65536).endswith(ANSWER)
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD, LONG % 1000])
+def test_without_keep_alive_who_stalls_is_let_go_all_the_same(sent: bytes) -> None:
+    with Service(GUNICORN_CMD_ARGS="--keep-alive 0") as service:
+        headers = service.request("POST", "/predict", ONE)[1]
+        assert headers["Connection"] == "close"
+        with service.connect(timeout=40) as client, contextlib.suppress(ConnectionResetError):
+            client.sendall(sent)
+            assert client.recv(65536) == b""
+
+
+@pytest.mark.parametrize("requests", [0, 1])
+def test_a_head_that_stalls_is_let_go(service: Service, requests: int) -> None:
+    with service.connect(timeout=60) as client:
+        for _ in range(requests):
+            client.sendall(LONG % len(ONE) + ONE)
+            assert client.recv(65536).endswith(ANSWER)
+        client.sendall(HEAD)
+        started = time.monotonic()
+        assert client.recv(65536) == b""
+        assert 9 < time.monotonic() - started < 60
+
+
+SLOW = 75_000  # bytes a second, what a phone or a hotel may send
+
+
+def test_a_body_that_comes_slowly_is_read(service: Service) -> None:
+    body = LARGE.ljust(12 * SLOW)
+    with service.connect() as client:
+        client.sendall(LONG % len(body))
+        for start in range(0, len(body), SLOW // 10):
+            client.sendall(body[start : start + SLOW // 10])
+            time.sleep(0.1)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_answer_that_is_read_slowly_is_sent(service: Service) -> None:
+    sent = LONG.replace(b"/predict", b"/predict_proba") % len(LARGE) + LARGE
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", service.port))
+    with client:
+        client.sendall(sent)
+        received = b""
+        while not received.endswith(b"}]}"):
+            part = client.recv(SLOW // 10)
+            assert part, "the answer is cut"
+            received += part
+            time.sleep(len(part) / SLOW)
+    assert received.count(b"virginica") == 10_000
+
+
+def test_what_moved_fast_earns_no_longer_stall(service: Service) -> None:
+    body = LARGE.ljust(LIMIT)  # of which each 64 kB earn a second, were there no bound
+    with service.connect(timeout=60) as client, contextlib.suppress(ConnectionResetError):
+        client.sendall(LONG % len(body) + body[:-1])
+        started = time.monotonic()
+        assert client.recv(65536) == b""
+    assert time.monotonic() - started < 30
+
+
+AZURE = b"".join(b"X-Azure-%d: %b\r\n" % (index, b"a" * 90) for index in range(33))
+CLOUDFRONT = b"".join(b"CloudFront-Viewer-%d: %b\r\n" % (i, b"c" * 60) for i in range(41))
+ENTRA_ID = b"Authorization: Bearer %b\r\nX-MS-Client-Principal: %b\r\n" % (b"t" * 3300, b"p" * 3500)
+COOKIES = b"".join(b"Cookie: session%d=%b\r\n" % (i, b"s" * 8_000) for i in range(7))
+
+
+@pytest.mark.parametrize("fields", [AZURE, CLOUDFRONT, AZURE + ENTRA_ID, COOKIES])
+@pytest.mark.parametrize("size", [2**20, 500])
+def test_heads_as_clouds_send_them_are_read(service: Service, fields: bytes, size: int) -> None:
+    sent = HEAD + fields + b"Content-Length: %d\r\n\r\n" % len(ONE) + ONE
+    with service.connect() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(2):  # each head of a connection has the same bounds
+            for start in range(0, len(sent), size):
+                client.sendall(sent[start : start + size])
+            assert client.recv(65536).endswith(ANSWER)
+
+
+def fields_of(count: int, length: int) -> bytes:
+    return b"".join(b"X-%d: %b\r\n" % (index, b"y" * length) for index in range(count))
+
+
+@pytest.mark.parametrize("first", [b"", LONG % len(ONE) + ONE])
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (fields_of(10, 8_000) + b"\r\n", b"431"),
+        (fields_of(101, 10) + b"\r\n", b"431"),
+        (fields_of(1, 9_000) + b"\r\n", b"431"),
+        (b"no colon\r\n\r\n" + b"x" * 10**6, b"400"),
+        (fields_of(100, 10_000) + b"x" * 10**6, b"431"),
+    ],
+)
+def test_a_refused_head_has_an_answer_that_is_read(
+    service: Service, first: bytes, rest: bytes, status: bytes
+) -> None:
+    sent = HEAD + rest
+    for _ in range(20):  # a reset would lose the answer in most cases only
+        with service.connect() as client:
+            client.sendall(first)
+            if first:
+                assert client.recv(65536).endswith(ANSWER)
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            answer = client.makefile("rb").read()
+        assert answer.split(b" ")[1] == status
+        assert b"\r\nAccess-Control-Allow-Origin: *\r\n" in answer
+
+
+def test_a_head_in_very_many_pieces_is_refused(service: Service) -> None:
+    with service.connect() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(HEAD + b"X-Slow: ")
+        answered = False
+        for _ in range(2_000):
+            client.sendall(b"z")
+            answered = bool(select.select([client], [], [], 0.002)[0])
+            if answered:
+                break
+        assert answered, "a head may come in 2,000 pieces"
+        assert client.recv(65536).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+
+
+@LINUX
+def test_heads_that_nobody_ends_have_a_bound() -> None:
+    with Service(WEB_CONCURRENCY="1") as service:
+        assert service.request("POST", "/predict", ONE)[2] == ANSWER
+        (before,) = service.private_memory()
+        clients = [service.connect() for _ in range(200)]
+        for client in clients:
+            client.setblocking(False)
+            with contextlib.suppress(OSError):
+                client.send(HEAD + fields_of(100, 8_000))
+        for _ in range(20):
+            assert service.request("POST", "/predict", ONE)[2] == ANSWER
+        assert service.private_memory()[0] < before + 200 * 0.2  # MiB for each of them
+        for client in clients:
+            client.close()
+
+
+def test_an_answer_is_sent_in_one_piece(service: Service) -> None:
+    with service.connect() as client:
+        for _ in range(200):
+            client.sendall(LONG % len(ONE) + ONE)
+            assert client.recv(65536).endswith(ANSWER)
+        client.sendall(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")  # has no body to wait for
+        assert client.recv(65536).endswith(b"\r\n\r\n")
+
+
+def test_a_client_that_expects_to_be_told_to_continue_is_told(service: Service) -> None:
+    with service.connect() as client:
+        client.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(ONE))
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(ONE)
+        assert client.recv(65536).endswith(ANSWER)
+
+
+def test_a_longer_body_is_read_where_the_limit_is_higher() -> None:
+    limit = 5 * 2**20
+    with Service(FLASK_MAX_CONTENT_LENGTH=str(limit)) as service:
+        connection = HTTPConnection("127.0.0.1", service.port, timeout=30)
+        for _ in range(2):  # on one connection
+            connection.request("POST", "/predict", ONE.ljust(limit), JSON)
+            response = connection.getresponse()
+            assert (response.status, response.headers["Connection"]) == (200, "keep-alive")
+            assert response.read() == ANSWER
+        connection.close()
+        status, headers, _ = service.request("POST", "/predict", ONE.ljust(limit + 1))
+        assert (status, headers["Connection"]) == (413, "close")
+
+
+def test_chunks_that_the_application_leaves_do_not_become_a_request(service: Service) -> None:
+    smuggled = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = HEAD.replace(b"/predict", b"/nowhere") + b"Transfer-Encoding: chunked\r\n\r\n"
+    short = service.send(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(smuggled), smuggled))
+    assert short.count(b"HTTP/1.1 404 ") == 1
+    endless = service.send(head + b"fffffff\r\n" + smuggled.ljust(3 * LIMIT))
+    assert endless.count(b"HTTP/1.1 ") == 1
+
+
+def test_idle_connections_do_not_hold_up_a_worker_that_ends() -> None:
+    arguments = "--max-requests 30 --graceful-timeout 100"
+    with Service(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS=arguments) as service:
+        idle = [HTTPConnection("127.0.0.1", service.port, timeout=30) for _ in range(3)]
+        for client in idle:
+            client.request("GET", "/")
+            client.getresponse().read()
+        for _ in range(60):  # the last ones wait for the next worker
+            assert service.request("POST", "/predict", ONE)[2] == ANSWER
+        for client in idle:
+            assert client.sock.recv(1) == b""
+            client.close()
+    assert service.logged().count("Booting worker") > 1
+    assert "graceful timeout" not in service.logged()
+
+
+def test_silent_connections_make_room_on_each_address() -> None:
+    other = free_port()
+    arguments = f"--worker-connections 50 --bind 127.0.0.1:{other} --bind 127.0.0.1:"
+    port = free_port()
+    with Service(port=port, WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS=f"{arguments}{port}") as service:
+        for silent_port, asked_port in [(other, port), (other, other), (port, other)]:
+            silent = [socket.create_connection(("127.0.0.1", silent_port)) for _ in range(100)]
+            connection = HTTPConnection("127.0.0.1", asked_port, timeout=9)  # before they end
+            connection.request("POST", "/predict", ONE, JSON)
+            assert connection.getresponse().read() == ANSWER
+            connection.close()
+            for client in silent:
+                client.close()
+        assert service.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            "--certfile tls.pem --keyfile tls.key",
+            "TLS is left to a proxy: start without --certfile and --keyfile.",
+        ),
+        (
+            "--http-protocols h2,h1",
+            "HTTP/2 is left to a proxy: start without h2 in --http-protocols.",
+        ),
+        ("--workers 0", "WEB_CONCURRENCY or --workers is 0, and has to be 1 or more."),
+    ],
+)
+def test_a_setting_that_cannot_be_served_stops_the_start(arguments: str, sentence: str) -> None:
+    assert stopped(GUNICORN_CMD_ARGS=arguments) == sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("WEB_CONCURRENCY", "0", "WEB_CONCURRENCY or --workers is 0, and has to be 1 or more."),
+        ("PORT", "70000", "PORT is '70000' and has to be a number from 1 to 65535."),
+    ],
+)
+def test_a_value_that_cannot_be_stops_the_start(name: str, value: str, sentence: str) -> None:
+    assert stopped(**{name: value}) == sentence
+
+
+def stopped(**env: str) -> str:
+    """Return the last line of what gunicorn says when it does not start."""
+    command = [sys.executable, "-m", "gunicorn", "run:app"]
+    env = {**os.environ, "PORT": str(free_port()), **env}
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    return ended.stderr.splitlines()[-1]
+
+
+IPV6 = pytest.mark.skipif(settings.all_interfaces() != "::", reason="needs IPv6")
+
+
+@IPV6
+@pytest.mark.parametrize("program", [[], [sys.executable, "run.py"]], ids=["gunicorn", "run.py"])
+def test_it_listens_in_ipv4_and_ipv6(program: list[str]) -> None:
+    with Service(*program, GUNICORN_CMD_ARGS="--access-logfile -") as service:
+        for host in ("127.0.0.1", "::1", "localhost"):
+            connection = HTTPConnection(host, service.port, timeout=30)
+            connection.request("POST", "/predict", ONE, JSON)
+            assert connection.getresponse().read() == ANSWER
+            connection.close()
+    assert "127.0.0.1 - - [" in service.logged()
+    assert "::ffff:" not in service.logged()
+
+
+def test_a_local_proxy_is_logged_and_trusted_as_in_ipv4() -> None:
+    arguments = "--access-logfile - --access-logformat '<%(h)s %({wsgi.url_scheme}e)s>'"
+    with Service(GUNICORN_CMD_ARGS=arguments) as service:
+        headers = JSON | {"X-Forwarded-Proto": "https"}
+        assert service.request("POST", "/predict", ONE, headers)[2] == ANSWER
+    assert "<127.0.0.1 https>" in service.logged()
+
+
+def test_a_unix_socket_is_served(tmp_path: Path) -> None:
+    path = tmp_path / "iris.sock"
+    port = free_port()
+    arguments = f"--bind unix:{path} --bind 127.0.0.1:{port}"
+    with (
+        Service(port=port, GUNICORN_CMD_ARGS=arguments),
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        client.connect(str(path))
+        client.sendall(LONG % len(ONE) + ONE)
+        assert client.recv(65536).endswith(ANSWER)
 
 
 def test_a_terminated_service_without_file_descriptors_loses_no_request() -> None:
@@ -149,11 +458,6 @@ def test_terminating_after_a_reload_does_not_wait_for_those_who_stall() -> None:
             client.close()
 
 
-def test_a_long_head_is_refused(service: Service) -> None:
-    answer = service.send(HEAD + b"".join(b"X-%d: y\r\n" % i for i in range(40)) + b"\r\n")
-    assert answer.startswith(b"HTTP/1.1 431 ")
-
-
 def test_the_header_script_name_means_nothing(service: Service) -> None:
     headers = JSON | {"SCRIPT_NAME": "/x"}
     assert service.request("POST", "/predict", ONE, headers)[2] == ANSWER
@@ -189,4 +493,4 @@ def test_waitress_serves_it_too() -> None:
         chunks = b"5\r\n" + ONE[:5] + b"\r\n%x\r\n" % (len(ONE) - 5) + ONE[5:] + b"\r\n0\r\n\r\n"
         sent = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
         assert service.send(sent).endswith(ANSWER)
-        assert service.request("POST", "/predict", b" " * (2**20 + 1))[0] == 413
+        assert service.request("POST", "/predict", b" " * (LIMIT + 1))[0] == 413
