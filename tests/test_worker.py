@@ -121,6 +121,7 @@ def test_an_idle_connection_lives_longer_than_a_silent_one_and_ends_without_loss
         while not all(is_over(client.sock) for client in clients):
             assert time.monotonic() < started + 60, "an idle connection does not end"
             time.sleep(0.1)
+        silent.close()
         for client in clients:
             client.close()
 
@@ -352,15 +353,18 @@ def test_silent_connections_make_room_on_each_address() -> None:
             "--certfile tls.pem --keyfile tls.key",
             "TLS is left to a proxy: start without --certfile and --keyfile.",
         ),
-        (
-            "--http-protocols h2,h1",
-            "HTTP/2 is left to a proxy: start without h2 in --http-protocols.",
-        ),
         ("--workers 0", "WEB_CONCURRENCY or --workers is 0, and has to be 1 or more."),
     ],
 )
 def test_a_setting_that_cannot_be_served_stops_the_start(arguments: str, sentence: str) -> None:
     assert stopped(GUNICORN_CMD_ARGS=arguments) == sentence
+
+
+def test_http_2_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "h2.py").write_text("__version__ = '4.3.0'")  # without it, gunicorn says so itself
+    sentence = "HTTP/2 is left to a proxy: start without h2 in --http-protocols."
+    env = {"PYTHONPATH": str(tmp_path), "GUNICORN_CMD_ARGS": "--http-protocols h2,h1"}
+    assert stopped(**env) == sentence
 
 
 @pytest.mark.parametrize(
