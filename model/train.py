@@ -2,88 +2,238 @@
 
 Writes the gzipped pickle and its SHA-256 digest beside this file, and what derives from them: in
 `../static/`, the flowers in `iris.json`, the model's thresholds in `thresholds.json`, and the
-answers that `openapi.json` and `postman_collection.json` show, as `../README.md` does. Every run
-writes the same bytes.
+schemas and answers that `openapi.json` and `postman_collection.json` show, as `../README.md` does.
+Every run writes the same bytes. A mistake that is found ends it with one sentence, and then no
+file has changed.
 
 The data is Fisher's iris as scikit-learn ships it: four lengths in cm and one of three species.
 """
 
 import gzip
 import hashlib
+import importlib
+import io
 import json
 import pickle
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import msgspec
 from sklearn.datasets import load_iris
 from sklearn.model_selection import train_test_split
+from sklearn.utils import Bunch
+from werkzeug.test import TestResponse
 from xgboost import XGBClassifier
 
-MODEL = Path(__file__).with_name("xgboost-iris.pgz")
 ROOT = Path(__file__).parents[1]
-STATIC = ROOT / "static"
+MODEL = "model/xgboost-iris.pgz"  # this and the others from ROOT
+FLOWERS = "static/iris.json"
+THRESHOLDS = "static/thresholds.json"
+OPENAPI = "static/openapi.json"
+POSTMAN = "static/postman_collection.json"
+README = "README.md"
 
-iris = load_iris()
-train, test, train_species, test_species = train_test_split(
-    iris.data, iris.target, test_size=0.3, random_state=42, stratify=iris.target
-)
-classifier = XGBClassifier(n_estimators=100, learning_rate=0.3).fit(train, train_species)
-accuracy = (
-    f"accuracy: train {classifier.score(train, train_species):.3f}, "
-    f"test {classifier.score(test, test_species):.3f}"
-)
-print(accuracy)
 
-# GzipFile with no name and no time, and a fixed pickle protocol: the same bytes on every Python.
-with MODEL.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
-    pickle.dump(classifier, packed, protocol=4)
-digest = hashlib.sha256(MODEL.read_bytes()).hexdigest()
-MODEL.with_name(f"{MODEL.name}.sha256").write_bytes(f"{digest}  {MODEL.name}\n".encode())
+def main() -> None:
+    data = load_iris()
+    classifier, accuracy = train(data)
+    files = model_files(classifier)
+    run = load_service(files)
+    check_names(run, data)
+    collection = answered_collection(run)
+    openapi = answered_openapi(run, collection)
+    files[FLOWERS] = flowers_file(run, data)
+    files[THRESHOLDS] = thresholds_file(run, classifier)
+    files[OPENAPI] = f"{json.dumps(openapi, indent=2)}\n".encode()
+    files[POSTMAN] = f"{json.dumps(collection, indent=2)}\n".encode()
+    files[README] = readme_file(run, openapi, accuracy)
+    for path, content in files.items():
+        (ROOT / path).write_bytes(content)
+    print(accuracy)
 
-sys.path.insert(0, str(ROOT))
-import model  # noqa: E402  # which loads what has just been written, or says why it cannot
-import run  # noqa: E402
 
-# The fields of the API in the order of the data's columns: the file is a body for /predict.
-flowers = [
-    json.dumps(dict(zip(run.NAMES, lengths, strict=True)) | {"species": iris.target_names[species]})
-    for lengths, species in zip(iris.data.tolist(), iris.target, strict=True)
-]
-(STATIC / "iris.json").write_bytes(("[\n" + ",\n".join(flowers) + "\n]\n").encode())
-
-# The shortest decimals that are these float32, so that a client may compare them with its own.
-edges, _ = model.thresholds(model.load(MODEL.parent))
-thresholds = {
-    name: list(map(float, map(str, of))) for name, of in zip(run.NAMES, edges, strict=True)
-}
-(STATIC / "thresholds.json").write_bytes(f"{json.dumps(thresholds)}\n".encode())
-
-client = run.app.test_client()
-
-openapi = json.loads((STATIC / "openapi.json").read_bytes())
-for path in ("/predict", "/predict_proba"):
-    operation = openapi["paths"][path]["post"]
-    flower = operation["requestBody"]["content"]["application/json"]["example"]
-    answer = client.post(path, json=flower)
-    operation["responses"]["200"]["content"]["application/json"]["example"] = answer.json
-(STATIC / "openapi.json").write_bytes(f"{json.dumps(openapi, indent=2)}\n".encode())
-
-collection = json.loads((STATIC / "postman_collection.json").read_bytes())
-for item in collection["item"]:
-    asked = item["request"]
-    answer = client.open(
-        asked["url"]["raw"].removeprefix("{{baseUrl}}"),
-        method=asked["method"],
-        headers={header["key"]: header["value"] for header in asked["header"]},
-        data=asked.get("body", {}).get("raw", "").replace("{{tooLong}}", " " * (2**20 + 1)),
+def train(data: Bunch) -> tuple[XGBClassifier, str]:
+    """Return the model, and its accuracy in words."""
+    flowers, test_flowers, species, test_species = train_test_split(
+        data.data, data.target, test_size=0.3, random_state=42, stratify=data.target
     )
-    (saved,) = item["response"]
-    saved["code"], saved["body"] = answer.status_code, answer.text
-(STATIC / "postman_collection.json").write_bytes(f"{json.dumps(collection, indent=2)}\n".encode())
+    classifier = XGBClassifier(n_estimators=100, learning_rate=0.3).fit(flowers, species)
+    accuracy = classifier.score(flowers, species)
+    test_accuracy = classifier.score(test_flowers, test_species)
+    return classifier, f"accuracy: train {accuracy:.3f}, test {test_accuracy:.3f}"
 
-readme = (ROOT / "README.md").read_text("utf-8")
-readme = re.sub(r"accuracy: train .*, test [\d.]+", accuracy, readme)
-probabilities = client.post("/predict_proba", json=flower).text
-readme = re.sub(r'^\{"return":\{.*\}\}$', probabilities, readme, flags=re.MULTILINE)
-(ROOT / "README.md").write_text(readme, "utf-8")
+
+def model_files(classifier: XGBClassifier) -> dict[str, bytes]:
+    """Return the content of the model's file and of its digest's, by path."""
+    packed = io.BytesIO()
+    # No name, no time, and a level and a protocol that do not change with Python's version.
+    with gzip.GzipFile("", "wb", compresslevel=9, fileobj=packed, mtime=0) as file:
+        pickle.dump(classifier, file, protocol=4)
+    digest = hashlib.sha256(packed.getvalue()).hexdigest()
+    line = f"{digest}  {Path(MODEL).name}\n"
+    return {MODEL: packed.getvalue(), f"{MODEL}.sha256": line.encode()}
+
+
+def load_service(files: dict[str, bytes]) -> ModuleType:
+    """Return run.py as it is with the new model; raise SystemExit where it does not start.
+
+    It is imported from a temporary copy, as the service reads the model's file at import.
+    """
+    for path in ROOT.glob("model/*.pgz"):
+        if path != ROOT / MODEL:
+            raise SystemExit(f"model/{path.name} is another model: delete it and its digest.")
+    with tempfile.TemporaryDirectory() as folder:
+        for path in ROOT.glob("*.py"):
+            shutil.copy(path, folder)
+        Path(folder, "model").mkdir()
+        for name, content in files.items():
+            Path(folder, name).write_bytes(content)
+        sys.path.insert(0, folder)
+        try:
+            return importlib.import_module("run")
+        except Exception as error:
+            # The class itself is not at hand, as its module could not be imported.
+            if type(error).__name__ != "ModelError":
+                raise
+            raise SystemExit(str(error).replace(folder, str(ROOT))) from error
+
+
+def check_names(run: ModuleType, data: Bunch) -> None:
+    """Raise SystemExit unless Flower has the data's features and SPECIES its classes, in order."""
+    fields = run.Flower.__struct_fields__
+    for number, (field, feature) in enumerate(zip(fields, data.feature_names, strict=True), 1):
+        # The words of "sepal length (cm)" make sepal_length_cm.
+        expected = "_".join(re.findall("[a-z0-9]+", feature.lower()))
+        if field != expected:
+            raise SystemExit(
+                f"run.py: field {number} of Flower is {field} and has to be {expected}, "
+                f'as feature {number} of the data is "{feature}".'
+            )
+    species = run.model.SPECIES
+    expected_species = tuple(data.target_names.tolist())
+    if species != expected_species:
+        raise SystemExit(
+            f"model.py: SPECIES is {species} and has to be {expected_species}, as in the data."
+        )
+
+
+def ask(run: ModuleType, asked: str, status: int, path: str, **request: Any) -> TestResponse:
+    """Return the service's answer; raise SystemExit if its status is another one."""
+    answer = run.app.test_client().open(path, **request)
+    if answer.status_code != status:
+        raise SystemExit(
+            f"{asked} is answered with {answer.status_code}, not {status}: {answer.text:.200}"
+        )
+    return answer
+
+
+def flowers_file(run: ModuleType, data: Bunch) -> bytes:
+    """Return the data in the API's fields, which is a body for the service, a flower a line."""
+    flowers = []
+    for lengths, species in zip(data.data.tolist(), data.target, strict=True):
+        flower = dict(zip(run.NAMES, lengths, strict=True))
+        flowers.append(json.dumps(flower | {"species": data.target_names[species]}))
+    content = ("[\n" + ",\n".join(flowers) + "\n]\n").encode()
+    json_type = "application/json"
+    ask(run, FLOWERS, 200, "/predict", method="POST", data=content, content_type=json_type)
+    return content
+
+
+def thresholds_file(run: ModuleType, classifier: XGBClassifier) -> bytes:
+    """Return the model's thresholds, by the API's fields."""
+    edges, _ = run.model.thresholds(classifier.get_booster())
+    thresholds = {}
+    for name, of_name in zip(run.NAMES, edges, strict=True):
+        # The shortest decimals that are these float32: a client may compare them with its own.
+        thresholds[name] = [float(str(edge)) for edge in of_name]
+    return f"{json.dumps(thresholds)}\n".encode()
+
+
+def answered_collection(run: ModuleType) -> Any:
+    """Return Postman's collection, its saved answers those of the service."""
+    collection = json.loads((ROOT / POSTMAN).read_bytes())
+    too_long = " " * (run.app.config["MAX_CONTENT_LENGTH"] + 1)
+    for item in collection["item"]:
+        request = item["request"]
+        (saved,) = item["response"]
+        answer = ask(
+            run,
+            f"{POSTMAN}: {item['name']}",
+            saved["code"],
+            request["url"]["raw"].removeprefix("{{baseUrl}}"),
+            method=request["method"],
+            headers={header["key"]: header["value"] for header in request["header"]},
+            data=request.get("body", {}).get("raw", "").replace("{{tooLong}}", too_long),
+        )
+        saved["originalRequest"] = {
+            name: value for name, value in request.items() if name != "description"
+        }
+        saved["header"] = [{"key": "Content-Type", "value": answer.content_type}]
+        saved["body"] = answer.text
+    return collection
+
+
+def answered_openapi(run: ModuleType, collection: Any) -> Any:
+    """Return the OpenAPI description, its schemas the code's and its answers the service's."""
+    openapi = json.loads((ROOT / OPENAPI).read_bytes())
+
+    species = run.model.SPECIES
+    schemas = openapi["components"]["schemas"]
+    schemas["Flower"] = msgspec.json.schema(run.Flower)["$defs"]["Flower"]
+    schemas["ClassLabel"]["description"] = ", ".join(
+        f"{index} {name}" for index, name in enumerate(species)
+    )
+    schemas["ClassLabel"]["pattern"] = f"^[0-{len(species) - 1}]$"
+    probability = {"type": "number", "minimum": 0, "maximum": 1}
+    schemas["Probabilities"]["properties"] = dict.fromkeys(species, probability)
+    schemas["Probabilities"]["required"] = species
+
+    for path, operations in openapi["paths"].items():
+        for method, operation in operations.items():
+            (answered,) = operation["responses"]["200"]["content"].values()
+            if "requestBody" not in operation:
+                answer = ask(run, f"{OPENAPI}: {path}", 200, path, method=method)
+                answered["example"] = answer.json if answer.is_json else answer.text
+                continue
+            examples = operation["requestBody"]["content"]["application/json"]["examples"]
+            answered["examples"] = {}
+            for name, example in examples.items():
+                asked = f'{OPENAPI}: the example "{name}" of {path}'
+                answer = ask(run, asked, 200, path, method=method, json=example["value"])
+                answered["examples"][name] = {"summary": example["summary"], "value": answer.json}
+
+    # The errors that the collection shows, too, by their status. It has no 500 and no 503.
+    saved = [item["response"][0] for item in collection["item"]]
+    bodies = {answer["code"]: answer["body"] for answer in saved}
+    for response in openapi["components"]["responses"].values():
+        answered = response["content"]["application/problem+json"]
+        status = answered["example"]["status"]
+        if status in bodies:
+            answered["example"] = json.loads(bodies[status])
+    return openapi
+
+
+def readme_file(run: ModuleType, openapi: Any, accuracy: str) -> bytes:
+    """Return README with the model's figures; raise SystemExit unless it has each of them once."""
+    content = openapi["paths"]["/predict_proba"]["post"]["requestBody"]["content"]
+    flower = content["application/json"]["examples"]["one"]["value"]
+    probabilities = ask(run, README, 200, "/predict_proba", method="POST", json=flower).text
+    text = (ROOT / README).read_text("utf-8")
+    for pattern, figures in (
+        (r"accuracy: train .*, test [\d.]+", accuracy),
+        (r'^\{"return":\{.*\}\}$', probabilities),
+    ):
+        found = re.findall(pattern, text, re.MULTILINE)
+        if len(found) != 1:
+            raise SystemExit(f"{README} has {len(found)} matches of {pattern} and has to have one.")
+        text = text.replace(found[0], figures)
+    return text.encode()
+
+
+if __name__ == "__main__":
+    main()
