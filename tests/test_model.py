@@ -3,7 +3,6 @@ import hashlib
 import itertools
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -271,19 +270,6 @@ def test_the_folder_has_one_model(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         (tmp_path / name).touch()
     assert f"has {len(names)} files" in refusal(tmp_path / "iris.pgz")
-
-
-def test_retraining_writes_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("model.py", "run.py", "README.md"):
-        shutil.copy(ROOT / name, tmp_path)
-    for folder in ("model", "static"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
-    (tmp_path / "model" / "xgboost-iris.pgz").unlink()
-    train = [sys.executable, tmp_path / "model" / "train.py"]
-    printed = subprocess.run(train, check=True, capture_output=True, text=True).stdout
-    assert printed == "accuracy: train 1.000, test 0.933\n"
-    for path in [tmp_path / "README.md", *tmp_path.glob("model/x*"), *tmp_path.glob("static/*")]:
-        assert path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes(), path
 
 
 FORK = """
