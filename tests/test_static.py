@@ -6,19 +6,42 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from flask.testing import FlaskClient
 
 import model
 import run
-from tests.service import FLOWER, ROOT, Service
+from tests.service import FLOWER, JSON, ROOT, Service
 
 STATIC = ROOT / "static"
+README = (ROOT / "README.md").read_text("utf-8")
 OUT_OF_DATE = "out of date: python model/train.py"
-OPENAPI = json.loads((STATIC / "openapi.json").read_text())
+
+
+def read(text: str | bytes) -> Any:
+    """Read JSON, without the last digits of a probability, which are the processor's own."""
+    return json.loads(text, parse_float=lambda digits: round(float(digits), 6))
+
+
+def content(headers: Mapping[str, str], body: bytes) -> Any:
+    return read(body) if "json" in headers["Content-Type"] else body.decode()
+
+
+LIMIT = run.app.config["MAX_CONTENT_LENGTH"]
+OPENAPI = read((STATIC / "openapi.json").read_bytes())
+COLLECTION = json.loads((STATIC / "postman_collection.json").read_bytes())
+OPERATIONS = [
+    (path, method, operation)
+    for path, operations in OPENAPI["paths"].items()
+    for method, operation in operations.items()
+]
 
 
 @pytest.mark.parametrize("path", sorted(path.name for path in STATIC.iterdir()))
@@ -37,36 +60,118 @@ def test_the_description_agrees_with_the_code() -> None:
     assert schemas["ClassLabel"]["description"] == classes
     assert tuple(schemas["Probabilities"]["properties"]) == model.SPECIES
     assert tuple(schemas["Probabilities"]["required"]) == model.SPECIES
+    assert OPENAPI["paths"]["/predict"]["post"]["description"].endswith(f"Classes: {classes}.")
     served = {rule.rule for rule in run.app.url_map.iter_rules() if rule.endpoint != "static"}
     assert set(OPENAPI["paths"]) == served
+    # Postman takes the first server for its variable baseUrl; to others, the file says its own.
+    assert [server["url"] for server in OPENAPI["servers"]] == ["http://127.0.0.1:3000", ".."]
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+def test_a_path_is_described_wherever_people_look(
+    path: str, method: str, operation: dict[str, Any]
+) -> None:
+    api = README.split("\n## API\n")[1].split("\n## ")[0]
+    assert f"`{method.upper()} {path}`" in api, "README: API"
+    requests = [item["request"] for item in COLLECTION["item"]]
+    collected = {(request["url"]["raw"], request["method"]) for request in requests}
+    assert (f"{{{{baseUrl}}}}{path}", method.upper()) in collected, "postman_collection.json"
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict_proba"])
-def test_the_examples_are_real(service: Service, path: str) -> None:
-    description = OPENAPI["paths"][path]["post"]
-    example = description["requestBody"]["content"]["application/json"]["example"]
-    assert example == FLOWER
-    answer = json.loads(service.request("POST", path, json.dumps(example))[2])
-    expected = description["responses"]["200"]["content"]["application/json"]["example"]
-    if path == "/predict_proba":
-        answer, expected = answer["return"], pytest.approx(expected["return"], abs=1e-6)
-    assert answer == expected, OUT_OF_DATE
+def test_one_flower_and_many_are_examples(path: str) -> None:
+    body = OPENAPI["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    one, many = (example["value"] for example in body["examples"].values())
+    assert one == FLOWER
+    assert many[0] == FLOWER and len(many) == 2
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+def test_an_example_has_the_services_answer(
+    service: Service, path: str, method: str, operation: dict[str, Any]
+) -> None:
+    (answered,) = operation["responses"]["200"]["content"].values()
+    if "requestBody" in operation:
+        examples = operation["requestBody"]["content"]["application/json"]["examples"]
+        for name, example in examples.items():
+            body = json.dumps(example["value"])
+            _, headers, answer = service.request(method.upper(), path, body)
+            assert content(headers, answer) == answered["examples"][name]["value"], OUT_OF_DATE
+    else:
+        _, headers, answer = service.request(method.upper(), path)
+        assert content(headers, answer) == answered["example"], OUT_OF_DATE
+    problems = [response for status, response in operation["responses"].items() if status != "200"]
+    assert not [problem for problem in problems if "content" in problem], "not in components"
+
+
+@pytest.fixture
+def busy(client: FlaskClient) -> Iterator[FlaskClient]:
+    """Return a client whose service is answering as many of the longest bodies as it can."""
+    body = b"[]".ljust(LIMIT)
+    with ExitStack() as answers:
+        for _ in range(16):
+            answer = client.post("/predict", data=body, headers=JSON)
+            assert answer.status_code == 200
+            answers.enter_context(answer)
+        yield client
+
+
+def test_an_error_shown_is_the_services(busy: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = [item["response"][0] for item in COLLECTION["item"]]  # the service's: see below
+    answers = {answer["code"]: answer["body"] for answer in saved}
+    answers[503] = busy.post("/predict", data=b" " * LIMIT, headers=JSON).text
+    monkeypatch.setitem(run.app.view_functions, "hello", lambda: 1 / 0)
+    answers[500] = busy.get("/").text
+    for response in OPENAPI["components"]["responses"].values():
+        shown = response["content"]["application/problem+json"]["example"]
+        assert read(answers[shown["status"]]) == shown, OUT_OF_DATE
+
+
+def test_the_limits_shown_are_the_services(busy: FlaskClient) -> None:
+    rows = dict(re.findall(r"^\| ([0-9]{3}) \| (.*) \|$", README, re.MULTILINE))
+    responses = OPENAPI["components"]["responses"]
+    mib = f"{LIMIT // 1024**2} MiB"
+    assert responses["TooLong"]["description"] == f"The body is longer than {mib}."
+    assert f"longer than {mib}" in rows["413"]
+    (too_long,) = [item for item in COLLECTION["item"] if item["name"] == "Refused: too long"]
+    assert f"A body may have {mib};" in too_long["request"]["description"]
+    before, after = (event["script"]["exec"] for event in too_long["event"])
+    assert before == [f"pm.variables.set('tooLong', ' '.repeat({LIMIT} + 1));"]
+    assert f"to.include('{LIMIT}')" in "".join(after)
+
+    assert f"{16 * LIMIT // 1024**2} MiB together" in rows["503"]
+    assert busy.post("/predict", data=b"[]".ljust(2**14), headers=JSON).status_code == 200
+    assert busy.post("/predict", data=b"[]".ljust(2**14 + 1), headers=JSON).status_code == 503
+    assert "more than 16 KiB" in rows["503"]
+    assert "more than 16 KiB" in responses["Busy"]["description"]
+
+    answer = busy.post("/predict", json=[{}] * 26).json  # 104 fields are missing
+    assert answer and len(answer["errors"]) == 100
+    assert "up to 100" in rows["422"]
+    assert "up to 100" in responses["WrongContent"]["description"]
+
+
+def test_a_body_has_room_for_10000_flowers(client: FlaskClient) -> None:
+    lengths = np.random.default_rng(0).uniform(0, 8, (10_000, 4)).tolist()
+    flowers = [dict(zip(run.NAMES, row, strict=True)) | {"species": "setosa"} for row in lengths]
+    answer = client.post("/predict", data=json.dumps(flowers), headers=JSON).json
+    assert answer and len(answer["return"]) == 10_000
+    assert "room for 10,000 flowers" in README
 
 
 def test_the_readme_has_the_models_figures(service: Service) -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (shown,) = re.findall(r'^\{"return":(\{.*\})\}$', readme, re.MULTILINE)
-    answer = json.loads(service.request("POST", "/predict_proba", json.dumps(FLOWER))[2])["return"]
-    assert answer == pytest.approx(json.loads(shown), abs=1e-6), f"README: {OUT_OF_DATE}"
+    (shown,) = re.findall(r'^\{"return":\{.*\}\}$', README, re.MULTILINE)
+    answer = service.request("POST", "/predict_proba", json.dumps(FLOWER))[2]
+    assert read(answer) == read(shown), f"README: {OUT_OF_DATE}"
     edges, _ = model.thresholds(model.load(ROOT / "model"))
     shown = json.loads((STATIC / "thresholds.json").read_text())
     assert tuple(shown) == run.NAMES
     assert [np.float32(of).tolist() for of in shown.values()] == [of.tolist() for of in edges]
     *first, last = (str(len(edge)) for edge in edges)
     cells = [len(edge) + 1 for edge in edges]
-    assert f"{', '.join(first)} and {last} of them" in readme, "README: thresholds"
+    assert f"{', '.join(first)} and {last} of them" in README, "README: thresholds"
     product = " × ".join(map(str, cells))  # noqa: RUF001
-    assert f"{product} = {math.prod(cells):,} cells" in readme, "README: cells"
+    assert f"{product} = {math.prod(cells):,} cells" in README, "README: cells"
 
 
 @pytest.mark.timeout(900)
@@ -83,19 +188,14 @@ def test_schemathesis_finds_no_disagreement(service: Service, tmp_path: Path) ->
 
 
 def test_the_collection_shows_the_answers_that_come(service: Service) -> None:
-    collection = json.loads((STATIC / "postman_collection.json").read_text())
-    assert collection["variable"] == [{"key": "baseUrl", "value": "http://localhost:3000"}]
-    for item in collection["item"]:
+    assert COLLECTION["variable"] == [{"key": "baseUrl", "value": "http://localhost:3000"}]
+    for item in COLLECTION["item"]:
         (saved,) = item["response"]
         request = item["request"]
         headers = {header["key"]: header["value"] for header in request["header"]}
-        body = request.get("body", {}).get("raw", "").replace("{{tooLong}}", " " * (2**20 + 1))
+        body = request.get("body", {}).get("raw", "").replace("{{tooLong}}", " " * (LIMIT + 1))
         path = request["url"]["raw"].removeprefix("{{baseUrl}}")
         status, received, answer = service.request(request["method"], path, body, headers)
         assert (status, received["Content-Type"]) == (saved["code"], saved["header"][0]["value"])
-        if "Probabilities" not in item["name"]:
-            assert answer.decode() == saved["body"], f"{item['name']}: {OUT_OF_DATE}"
-        else:  # whose last digits are the processor's own
-            answers = [json.loads(body)["return"] for body in (answer, saved["body"])]
-            now, before = ([flat] if isinstance(flat, dict) else flat for flat in answers)
-            assert now == [pytest.approx(flower, abs=1e-6) for flower in before], OUT_OF_DATE
+        shown = content(received, saved["body"].encode())
+        assert content(received, answer) == shown, f"{item['name']}: {OUT_OF_DATE}"
