@@ -163,7 +163,7 @@ def answered_collection(run: ModuleType) -> Any:
         (saved,) = item["response"]
         answer = ask(
             run,
-            f"{POSTMAN}: {item['name']}",
+            f'{POSTMAN}: the request "{item["name"]}"',
             saved["code"],
             request["url"]["raw"].removeprefix("{{baseUrl}}"),
             method=request["method"],

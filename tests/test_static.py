@@ -152,7 +152,7 @@ def test_the_limits_shown_are_the_services(busy: FlaskClient) -> None:
 
 
 def test_a_body_has_room_for_10000_flowers(client: FlaskClient) -> None:
-    lengths = np.random.default_rng(0).uniform(0, 8, (10_000, 4)).tolist()
+    lengths = np.random.default_rng(0).uniform(0, 8, (10_000, len(run.NAMES))).tolist()
     flowers = [dict(zip(run.NAMES, row, strict=True)) | {"species": "setosa"} for row in lengths]
     answer = client.post("/predict", data=json.dumps(flowers), headers=JSON).json
     assert answer and len(answer["return"]) == 10_000
