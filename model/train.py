@@ -40,6 +40,7 @@ README = "README.md"
 
 
 def main() -> None:
+    """Compute and check the content of every file, and only then write them all."""
     data = load_iris()
     classifier, accuracy = train(data)
     files = model_files(classifier)
@@ -51,7 +52,7 @@ def main() -> None:
     files[THRESHOLDS] = thresholds_file(run, classifier)
     files[OPENAPI] = f"{json.dumps(openapi, indent=2)}\n".encode()
     files[POSTMAN] = f"{json.dumps(collection, indent=2)}\n".encode()
-    files[README] = readme_file(run, openapi, accuracy)
+    files[README] = readme_file(collection, accuracy)
     for path, content in files.items():
         (ROOT / path).write_bytes(content)
     print(accuracy)
@@ -80,7 +81,7 @@ def model_files(classifier: XGBClassifier) -> dict[str, bytes]:
 
 
 def load_service(files: dict[str, bytes]) -> ModuleType:
-    """Return run.py as it is with the new model; raise SystemExit where it does not start.
+    """Return the module run with the new model; raise SystemExit if the model does not fit.
 
     It is imported from a temporary copy, as the service reads the model's file at import.
     """
@@ -181,52 +182,59 @@ def answered_collection(run: ModuleType) -> Any:
 def answered_openapi(run: ModuleType, collection: Any) -> Any:
     """Return the OpenAPI description, its schemas the code's and its answers the service's."""
     openapi = json.loads((ROOT / OPENAPI).read_bytes())
+    fill_schemas(run, openapi["components"]["schemas"])
+    for path, operations in openapi["paths"].items():
+        for method, operation in operations.items():
+            fill_answers(run, path, method, operation)
+    fill_errors(openapi["components"]["responses"], collection)
+    return openapi
 
+
+def fill_schemas(run: ModuleType, schemas: Any) -> None:
+    """Describe the flower, its class and its probabilities as the code has them."""
     species = run.model.SPECIES
-    schemas = openapi["components"]["schemas"]
-    schemas["Flower"] = msgspec.json.schema(run.Flower)["$defs"]["Flower"]
-    schemas["ClassLabel"]["description"] = ", ".join(
-        f"{index} {name}" for index, name in enumerate(species)
-    )
-    schemas["ClassLabel"]["pattern"] = f"^[0-{len(species) - 1}]$"
+    classes = [f"{index} {name}" for index, name in enumerate(species)]
     probability = {"type": "number", "minimum": 0, "maximum": 1}
+    schemas["Flower"] = msgspec.json.schema(run.Flower)["$defs"]["Flower"]
+    schemas["ClassLabel"]["description"] = ", ".join(classes)
+    schemas["ClassLabel"]["pattern"] = f"^[0-{len(species) - 1}]$"
     schemas["Probabilities"]["properties"] = dict.fromkeys(species, probability)
     schemas["Probabilities"]["required"] = species
 
-    for path, operations in openapi["paths"].items():
-        for method, operation in operations.items():
-            (answered,) = operation["responses"]["200"]["content"].values()
-            if "requestBody" not in operation:
-                answer = ask(run, f"{OPENAPI}: {path}", 200, path, method=method)
-                answered["example"] = answer.json if answer.is_json else answer.text
-                continue
-            examples = operation["requestBody"]["content"]["application/json"]["examples"]
-            answered["examples"] = {}
-            for name, example in examples.items():
-                asked = f'{OPENAPI}: the example "{name}" of {path}'
-                answer = ask(run, asked, 200, path, method=method, json=example["value"])
-                answered["examples"][name] = {"summary": example["summary"], "value": answer.json}
 
-    # The errors that the collection shows, too, by their status. It has no 500 and no 503.
+def fill_answers(run: ModuleType, path: str, method: str, operation: Any) -> None:
+    """Show the answer to each example of a request, or the one answer where there is no body."""
+    (answered,) = operation["responses"]["200"]["content"].values()
+    if "requestBody" not in operation:
+        answer = ask(run, f"{OPENAPI}: {path}", 200, path, method=method)
+        answered["example"] = answer.json if answer.is_json else answer.text
+        return
+    answered["examples"] = {}
+    examples = operation["requestBody"]["content"]["application/json"]["examples"]
+    for name, example in examples.items():
+        asked = f'{OPENAPI}: the example "{name}" of {path}'
+        answer = ask(run, asked, 200, path, method=method, json=example["value"])
+        answered["examples"][name] = {"summary": example["summary"], "value": answer.json}
+
+
+def fill_errors(responses: Any, collection: Any) -> None:
+    """Show the errors of the same status as in Postman's collection, which has no 500 and 503."""
     saved = [item["response"][0] for item in collection["item"]]
     bodies = {answer["code"]: answer["body"] for answer in saved}
-    for response in openapi["components"]["responses"].values():
+    for response in responses.values():
         answered = response["content"]["application/problem+json"]
         status = answered["example"]["status"]
         if status in bodies:
             answered["example"] = json.loads(bodies[status])
-    return openapi
 
 
-def readme_file(run: ModuleType, openapi: Any, accuracy: str) -> bytes:
+def readme_file(collection: Any, accuracy: str) -> bytes:
     """Return README with the model's figures; raise SystemExit unless it has each of them once."""
-    content = openapi["paths"]["/predict_proba"]["post"]["requestBody"]["content"]
-    flower = content["application/json"]["examples"]["one"]["value"]
-    probabilities = ask(run, README, 200, "/predict_proba", method="POST", json=flower).text
+    bodies = {item["name"]: item["response"][0]["body"] for item in collection["item"]}
     text = (ROOT / README).read_text("utf-8")
     for pattern, figures in (
         (r"accuracy: train .*, test [\d.]+", accuracy),
-        (r'^\{"return":\{.*\}\}$', probabilities),
+        (r'^\{"return":\{.*\}\}$', bodies["Probabilities"]),
     ):
         found = re.findall(pattern, text, re.MULTILINE)
         if len(found) != 1:
