@@ -174,6 +174,12 @@ def test_the_readme_has_the_models_figures(service: Service) -> None:
     assert f"{product} = {math.prod(cells):,} cells" in README, "README: cells"
 
 
+def test_the_readmes_error_is_the_services(client: FlaskClient) -> None:
+    flower = FLOWER.copy()
+    flower.popitem()
+    assert client.post("/predict", json=[FLOWER] * 17 + [flower]).text in README
+
+
 @pytest.mark.timeout(900)
 def test_schemathesis_finds_no_disagreement(service: Service, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{service.port}"
