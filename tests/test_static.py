@@ -18,6 +18,7 @@ from flask.testing import FlaskClient
 
 import model
 import run
+from body import LARGE_BODIES, SMALL
 from tests.service import FLOWER, JSON, ROOT, Service
 
 STATIC = ROOT / "static"
@@ -109,7 +110,7 @@ def busy(client: FlaskClient) -> Iterator[FlaskClient]:
     """Return a client whose service is answering as many of the longest bodies as it can."""
     body = b"[]".ljust(LIMIT)
     with ExitStack() as answers:
-        for _ in range(16):
+        for _ in range(LARGE_BODIES):
             answer = client.post("/predict", data=body, headers=JSON)
             assert answer.status_code == 200
             answers.enter_context(answer)
@@ -139,11 +140,11 @@ def test_the_limits_shown_are_the_services(busy: FlaskClient) -> None:
     assert before == [f"pm.variables.set('tooLong', ' '.repeat({LIMIT} + 1));"]
     assert f"to.include('{LIMIT}')" in "".join(after)
 
-    assert f"{16 * LIMIT // 1024**2} MiB together" in rows["503"]
-    assert busy.post("/predict", data=b"[]".ljust(2**14), headers=JSON).status_code == 200
-    assert busy.post("/predict", data=b"[]".ljust(2**14 + 1), headers=JSON).status_code == 503
-    assert "more than 16 KiB" in rows["503"]
-    assert "more than 16 KiB" in responses["Busy"]["description"]
+    assert f"{LARGE_BODIES * LIMIT // 1024**2} MiB together" in rows["503"]
+    assert busy.post("/predict", data=b"[]".ljust(SMALL), headers=JSON).status_code == 200
+    assert busy.post("/predict", data=b"[]".ljust(SMALL + 1), headers=JSON).status_code == 503
+    assert f"more than {SMALL // 1024} KiB" in rows["503"]
+    assert f"more than {SMALL // 1024} KiB" in responses["Busy"]["description"]
 
     answer = busy.post("/predict", json=[{}] * 26).json  # 104 fields are missing
     assert answer and len(answer["errors"]) == 100
