@@ -1,6 +1,8 @@
 """The service and its descriptions as other people's programs find them."""
 
+import csv
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -129,6 +131,7 @@ main();
 
 
 def test_a_typescript_client_compiles_and_answers(service: Service, tmp_path: Path) -> None:
+    """Without FlowerInBatch, the generated code imports Flower twice, which does not compile."""
     tool("java")
     generator = ["openapi-generator-cli", "generate", "--generator-name=typescript-fetch"]
     run(*generator, f"--input-spec={OPENAPI}", f"--output={tmp_path / 'client'}")
@@ -166,6 +169,44 @@ def test_a_python_client_answers(service: Service, tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(PYTHON)
     printed = run("python", tmp_path / "main.py", f"http://127.0.0.1:{service.port}")
     assert printed == "2 2 2 0.995155 /petalWidthCm hello!!\n"
+
+
+@pytest.mark.parametrize(
+    ("language", "command"),
+    [
+        ("python", ["python", "-c", "import pandas, requests"]),
+        ("r", ["Rscript", "-e", "library(httr2); library(jsonlite)"]),
+    ],
+)
+def test_a_recipe_adds_the_class_to_a_csv(
+    service: Service, tmp_path: Path, language: str, command: list[str]
+) -> None:
+    program, option, imports = command
+    if subprocess.run([tool(program), option, imports], capture_output=True).returncode != 0:
+        if "CI" in os.environ:
+            pytest.fail(f"{imports} fails")
+        pytest.skip(f"{imports} fails")
+
+    flowers = [
+        {"sepal_length": 5.9, "sepal_width": 3.0, "petal_length": 5.1, "petal_width": 1.8},
+        {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2},
+    ]
+    with (tmp_path / "iris.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, ["row", *flowers[0]])
+        table.writeheader()
+        for row in range(20_001):  # each length in full precision
+            flower = {name: length + row / 3e7 for name, length in flowers[row % 2].items()}
+            table.writerow({"row": row, **flower})
+
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (recipe,) = re.findall(f"^```{language}\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    url = f"http://127.0.0.1:{service.port}"
+    (tmp_path / "recipe").write_text(recipe.replace("http://localhost:3000", url))
+    run(program, "recipe", cwd=tmp_path)
+
+    with (tmp_path / "predicted.csv").open(newline="") as file:
+        answered = [(int(row["row"]), row["class"]) for row in csv.DictReader(file)]
+    assert answered == [(row, "20"[row % 2]) for row in range(20_001)]
 
 
 def test_newman_finds_every_answer_as_expected(service: Service) -> None:
