@@ -3,6 +3,7 @@
 import gc
 import os
 import resource
+from typing import Any
 
 import joblib
 from gevent import monkey
@@ -31,6 +32,10 @@ sendfile = False  # it would go past worker.Client
 on_starting = worker.check_settings
 
 
-def when_ready(arbiter: object) -> None:
-    """Keep the garbage collector off what the workers share: 10 MB for each instead of 40."""
-    gc.freeze()
+def when_ready(arbiter: Any) -> None:
+    """Say where the page is, and freeze what the workers are going to share."""
+    for address in arbiter.cfg.address:
+        if isinstance(address, tuple):  # not the path of a Unix socket
+            page = settings.page("localhost" if address[0] == host else address[0], address[1])
+            arbiter.log.info("The page: %s", page)
+    gc.freeze()  # the garbage collector would copy 30 MB of it into each worker

@@ -233,5 +233,5 @@ class RequestHandler(WSGIRequestHandler):
 if __name__ == "__main__":
     port = settings.port()
     host = "127.0.0.1" if app.debug else settings.all_interfaces()
-    print(f" * The page: http://localhost:{port}/static/index.html")
+    print(f" * The page: {settings.page('localhost', port)}")
     app.run(host, port, debug=app.debug, request_handler=RequestHandler)

@@ -27,6 +27,11 @@ def all_interfaces() -> str:
     return "0.0.0.0" if only_ipv6 else "::"  # Windows' sockets take only IPv6 by default
 
 
+def page(host: str, port: int) -> str:
+    """Return the address of the page that shows the model."""
+    return f"http://{host}:{port}/static/index.html"
+
+
 def check_flask(config: dict[str, Any]) -> None:
     """Check what Flask has read from FLASK_*, and replace CORS_ORIGINS by patterns.
 

@@ -61,11 +61,11 @@ def test_no_flowers_have_no_classes(predict_proba: model.Answer) -> None:
 def test_the_table_has_1960_cells() -> None:
     asked: list[int] = []
 
-    def answer(probabilities: model.Array) -> model.Array:
+    def convert(probabilities: model.Array) -> model.Array:
         asked.append(len(probabilities))
         return probabilities
 
-    look_up = model.tabulate(model.load(ROOT / "model"), answer)
+    look_up = model.tabulate(model.load(ROOT / "model"), convert)
     look_up(np.array([VIRGINICA, SETOSA], np.float32))
     assert asked == [1_960]
 
@@ -121,7 +121,12 @@ def test_no_start_waits_for_a_large_table() -> None:
     lengths, species = random.uniform(0, 8, (2_000, 4)), random.integers(0, 3, 2_000)
     booster = xgboost.XGBClassifier(n_estimators=20).fit(lengths, species).get_booster()
     asked: list[int] = []
-    answer = model.tabulate(booster, lambda proba: asked.append(len(proba)) or proba)
+
+    def convert(probabilities: model.Array) -> model.Array:
+        asked.append(len(probabilities))
+        return probabilities
+
+    answer = model.tabulate(booster, convert)
     assert asked == []
     assert answer(lengths[:5].astype(np.float32)).shape == (5, 3)
     assert asked == [5]

@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 
 import model
 import run
+import settings
 from body import SMALL
 from tests.service import FLOWER, ROOT
 
@@ -354,28 +355,119 @@ def test_a_preflight_is_answered_and_cached(client: FlaskClient, path: str) -> N
     assert response.headers["Access-Control-Max-Age"] == "7200"
 
 
+def started(monkeypatch: pytest.MonkeyPatch, **env: str) -> FlaskClient:
+    """Return a client of a service that starts with these variables of the environment."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    return runpy.run_path(str(ROOT / "run.py"))["app"].test_client()
+
+
 @pytest.mark.parametrize(
     "origins",
     [
-        '["https://one.example", "https://two.example"]',
-        "https://one.example,https://two.example",
-        "https://one.example, https://two.example",
+        '["https://one.example", "http://[::1]:5173"]',
+        "https://one.example,http://[::1]:5173",
+        " https://one.example , http://[::1]:5173 ",
+        "HTTPS://One.Example,http://[::1]:5173",
     ],
 )
-def test_the_environment_configures(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
-    monkeypatch.setenv("FLASK_CORS_ORIGINS", origins)
-    monkeypatch.setenv("FLASK_MAX_CONTENT_LENGTH", "100")
-    client = runpy.run_path(str(ROOT / "run.py"))["app"].test_client()
-    for origin, allowed in [
-        ("https://one.example", "https://one.example"),
-        ("https://two.example", "https://two.example"),
-        ("https://evil.example", None),
-    ]:
-        headers = client.get("/", headers={"Origin": origin}).headers
-        assert headers.get("Access-Control-Allow-Origin") == allowed
-        assert headers["Vary"] == "Origin"
-    refused = client.post("/predict", data=" " * 101, content_type="application/json")
-    assert refused.status_code == 413
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://one.example", True),
+        ("http://[::1]:5173", True),
+        ("https://two.example", False),
+        ("http://one.example", False),
+        ("https://one.example:8443", False),
+        ("https://xone.example", False),
+        ("https://one-example", False),
+        ("https://one.example.evil.example", False),
+        ("http://1:5173", False),
+        ("null", False),
+    ],
+)
+def test_only_the_origins_of_the_environment_may_call(
+    monkeypatch: pytest.MonkeyPatch, origins: str, origin: str, allowed: bool
+) -> None:
+    client = started(monkeypatch, FLASK_CORS_ORIGINS=origins)
+    headers = client.get("/", headers={"Origin": origin}).headers
+    assert headers.get("Access-Control-Allow-Origin") == (origin if allowed else None)
+    assert headers.getlist("Vary") == ["Origin"]
+
+
+@pytest.mark.parametrize("origins", ["*", '["*"]', "https://one.example,*"])
+def test_a_star_allows_every_origin(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
+    client = started(monkeypatch, FLASK_CORS_ORIGINS=origins)
+    headers = client.get("/", headers={"Origin": "https://any.example"}).headers
+    assert headers["Access-Control-Allow-Origin"] == "https://any.example"
+
+
+@pytest.mark.parametrize(
+    ("origins", "wrong"),
+    [
+        ("https://*.example.com", "'https://*.example.com'"),
+        ("null", "None"),
+        ('"null"', "'null'"),
+        ("https://one.example/", "'https://one.example/'"),
+        ("one.example", "'one.example'"),
+        ("https://one.example;https://two.example", "'https://one.example;https://two.example'"),
+        ("https://one.example https://two.example", "'https://one.example https://two.example'"),
+        ("https://one.example,", "''"),
+        ("", "''"),
+        ("[]", "[]"),
+        ('["https://one.example", 5]', "5"),
+        ("true", "True"),
+    ],
+)
+def test_what_is_no_origin_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, origins: str, wrong: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        started(monkeypatch, FLASK_CORS_ORIGINS=origins)
+    assert ended.value.code == (
+        f"FLASK_CORS_ORIGINS has {wrong}, and each has to be * or scheme://host[:port]."
+    )
+
+
+def test_pages_may_send_cookies_if_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = {"FLASK_CORS_ORIGINS": "https://one.example", "FLASK_CORS_SUPPORTS_CREDENTIALS": "true"}
+    headers = (
+        started(monkeypatch, **env).get("/", headers={"Origin": "https://one.example"}).headers
+    )
+    assert headers["Access-Control-Allow-Credentials"] == "true"
+
+
+def test_the_environment_sets_the_limit_of_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = started(monkeypatch, FLASK_MAX_CONTENT_LENGTH="100")
+    for length, status in [(100, 400), (101, 413)]:
+        body = " " * length
+        answer = client.post("/predict", data=body, content_type="application/json")
+        assert answer.status_code == status
+
+
+def test_pages_of_other_origins_may_read_what_an_error_says_in_its_head(
+    client: FlaskClient,
+) -> None:
+    headers = client.get("/predict", headers={"Origin": "https://any.example"}).headers
+    assert headers["Access-Control-Expose-Headers"] == "Allow, Retry-After"
+
+
+@pytest.mark.parametrize("prefix", ["", "/iris"])
+def test_an_unknown_path_leads_to_the_page(client: FlaskClient, prefix: str) -> None:
+    answer = client.get("/nowhere", base_url=f"http://localhost{prefix}")
+    assert assert_is_problem(answer, 404)["detail"] == (
+        f"There is no such path. The page is {prefix}/static/index.html, "
+        f"the OpenAPI description {prefix}/static/openapi.json."
+    )
+
+
+def test_a_flower_with_other_fields_than_the_model_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model, "N_FEATURES", 13)
+    with pytest.raises(SystemExit) as ended:
+        started(monkeypatch)
+    assert ended.value.code == ("Flower in run.py has 4 fields, but the model has 13 features.")
 
 
 @pytest.mark.parametrize(
@@ -409,22 +501,33 @@ def test_a_value_that_cannot_be_stops_the_start(
     assert ended.value.code == sentence
 
 
+ALL = settings.all_interfaces()
+
+
 @pytest.mark.parametrize(
     ("flask_debug", "host", "debug"),
-    [(None, "0.0.0.0", False), ("0", "0.0.0.0", False), ("1", "127.0.0.1", True)],
+    [(None, ALL, False), ("0", ALL, False), ("no", ALL, False), ("1", "127.0.0.1", True)],
 )
 def test_the_debugger_is_on_only_if_asked_and_only_here(
-    monkeypatch: pytest.MonkeyPatch, flask_debug: str | None, host: str, debug: bool
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flask_debug: str | None,
+    host: str,
+    debug: bool,
 ) -> None:
     if flask_debug is None:
         monkeypatch.delenv("FLASK_DEBUG", raising=False)
     else:
         monkeypatch.setenv("FLASK_DEBUG", flask_debug)
     monkeypatch.delenv("PORT", raising=False)
-    served: list[dict[str, Any]] = []
-    monkeypatch.setattr(flask.Flask, "run", lambda app, **options: served.append(options))
+    served: list[tuple[Any, ...]] = []
+
+    def serve(app: flask.Flask, host: str, port: int, debug: bool, **options: Any) -> None:
+        served.append((host, port, debug, app.debug))
+
+    monkeypatch.setattr(flask.Flask, "run", serve)
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
+    assert "http://localhost:3000/static/index.html" in capsys.readouterr().out
     monkeypatch.setenv("PORT", "3001")
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
-    assert [options.pop("port") for options in served] == [3000, 3001]
-    assert served == [{"host": host, "debug": debug}] * 2
+    assert served == [(host, 3000, debug, debug), (host, 3001, debug, debug)]
