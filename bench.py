@@ -38,6 +38,7 @@ THOUSAND = json.dumps([dict(zip(FLOWER, lengths, strict=True)) for lengths in LE
 def empty() -> Flask:
     """The least that a Flask service for flowers can do: parse one and answer a constant."""
     app = Flask("empty")
+    app.config["MAX_CONTENT_LENGTH"] = 2**21  # for worker.py
     app.get("/")(lambda: "hello!!")
     CORS(app)
 
@@ -138,7 +139,7 @@ def starts() -> None:
         subprocess.run([sys.executable, "-c", statement], cwd=ROOT, check=True)
 
     def first_answer() -> None:
-        service.append(Service())
+        service.append(Service(PYTHONPATH=""))  # with scikit-learn, like what it is compared with
         service[-1].__enter__()
 
     service: list[Service] = []
@@ -184,7 +185,7 @@ def under_load() -> None:
         for _ in range(5):
             rounds.append((wrk(nothing, ONE), wrk(ours, ONE), wrk(ours, THOUSAND)))
         private = ours.private_memory()
-    with Service(*gunicorn, *stock) as theirs:
+    with Service(*gunicorn, *stock, PYTHONPATH="") as theirs:
         slow = statistics.median(wrk(theirs, ONE, 10)[0] for _ in range(3))
     ratio = statistics.median(ours[0] / nothing[0] for nothing, ours, _ in rounds)
     rate = statistics.median(ours[0] for _, ours, _ in rounds)

@@ -4,10 +4,7 @@ import pytest
 from flask.testing import FlaskClient
 
 import run
-from tests.service import ROOT, Service
-
-# Most services in the tests start without scikit-learn, as in the image: in half the time.
-Service.env["PYTHONPATH"] = str(ROOT / "tests" / "image")
+from tests.service import Service
 
 
 @pytest.fixture
@@ -17,5 +14,5 @@ def client() -> FlaskClient:
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    with Service(PYTHONPATH="") as service:
+    with Service(PYTHONPATH="") as service:  # with scikit-learn, as README installs it
         yield service

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from tests.service import FLOWER, JSON, ROOT, Service, tool
+from tests.service import FLOWER, JSON, PATH, ROOT, Service, tool
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,8 @@ POSTMAN = ROOT / "static" / "postman_collection.json"
 def run(*command: str | Path, cwd: Path = ROOT / "tests") -> str:
     """Return what a program prints, and show it where the program fails."""
     command = (tool(str(command[0])), *command[1:])
-    ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    env = {**os.environ, "PATH": PATH}  # some of them call others
+    ended = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 

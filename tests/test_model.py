@@ -20,13 +20,18 @@ VIRGINICA = [5.9, 3, 5.1, 1.8]
 SETOSA = [5.1, 3.5, 1.4, 0.2]
 
 
-@pytest.fixture(params=[model.MAX_CELLS, 0], ids=["table", "XGBoost"])
-def predict_proba(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> model.Answer:
-    """Return the model's own answers, given in either of both ways; `predict` answers as well."""
-    booster = model.load(ROOT / "model")
-    classes = model.tabulate(booster, lambda proba: proba.argmax(axis=-1), request.param)
-    monkeypatch.setattr(model, "classes", classes)
-    return model.tabulate(booster, lambda proba: proba, request.param)
+BOTH_WAYS = pytest.mark.parametrize(
+    "max_cells", [model.MAX_CELLS, 0], ids=["from the table", "from XGBoost"]
+)
+
+
+def unchanged(probabilities: model.Array) -> model.Array:
+    return probabilities
+
+
+def answers(convert: model.Answer, max_cells: int) -> model.Answer:
+    """Return a function of flowers that answers in one of both ways."""
+    return model.tabulate(model.booster, convert, max_cells)
 
 
 @pytest.fixture(scope="session")
@@ -35,27 +40,35 @@ def classifier() -> xgboost.XGBClassifier:
     return pickle.loads(gzip.decompress(PICKLE.read_bytes()))
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(
     "flower", [VIRGINICA, [VIRGINICA], np.array(VIRGINICA), np.array([VIRGINICA], np.float32)]
 )
-def test_one_flower_has_its_class(predict_proba: model.Answer, flower: Any) -> None:
+def test_one_flower_has_its_class(
+    flower: Any, max_cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "classes", answers(model.most_probable, max_cells))
     assert str(model.predict(flower)) == "2"
 
 
-def test_many_flowers_have_their_classes(predict_proba: model.Answer) -> None:
+@BOTH_WAYS
+def test_many_flowers_have_their_classes(max_cells: int) -> None:
     flowers = np.array([VIRGINICA, SETOSA], np.float32)
-    assert model.classes(flowers).tolist() == [2, 0]
+    assert answers(model.most_probable, max_cells)(flowers).tolist() == [2, 0]
 
 
-def test_one_flower_has_its_probabilities(predict_proba: model.Answer) -> None:
-    probabilities = predict_proba(np.array([SETOSA], np.float32))
+@BOTH_WAYS
+def test_one_flower_has_its_probabilities(max_cells: int) -> None:
+    probabilities = answers(unchanged, max_cells)(np.array([SETOSA], np.float32))
     assert probabilities.dtype == np.float32
     assert probabilities[0].tolist() == pytest.approx([0.993091, 0.005326, 0.001583], abs=1e-6)
 
 
-def test_no_flowers_have_no_classes(predict_proba: model.Answer) -> None:
-    assert model.classes(np.empty((0, 4), np.float32)).shape == (0,)
-    assert predict_proba(np.empty((0, 4), np.float32)).shape == (0, 3)
+@BOTH_WAYS
+def test_no_flowers_have_no_classes(max_cells: int) -> None:
+    none = np.empty((0, 4), np.float32)
+    assert answers(model.most_probable, max_cells)(none).shape == (0,)
+    assert answers(unchanged, max_cells)(none).shape == (0, 3)
 
 
 def test_the_table_has_1960_cells() -> None:
@@ -83,14 +96,17 @@ def around(booster: xgboost.Booster, flowers: int) -> model.Array:
     return np.stack(columns, axis=-1)
 
 
+@BOTH_WAYS
 def test_every_answer_is_xgboosts_to_the_bit(
-    predict_proba: model.Answer, classifier: xgboost.XGBClassifier
+    classifier: xgboost.XGBClassifier, max_cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    classes = answers(model.most_probable, max_cells)
     random = np.random.default_rng(42).uniform(0, 8, (100_000, 4)).astype(np.float32)
     for flowers in (around(classifier.get_booster(), 200_000), random):
         expected = classifier.get_booster().inplace_predict(flowers)
-        assert predict_proba(flowers).tobytes() == expected.tobytes()
-        assert (model.classes(flowers) == classifier.predict(flowers)).all()
+        assert answers(unchanged, max_cells)(flowers).tobytes() == expected.tobytes()
+        assert (classes(flowers) == classifier.predict(flowers)).all()
+    monkeypatch.setattr(model, "classes", classes)
     for flower in random[:2_000]:
         assert model.predict(flower) == classifier.predict(flower[None])[0]
 
@@ -109,7 +125,7 @@ def test_table_and_xgboost_agree_on_other_models(
     edges, trees = model.thresholds(booster)
     assert trees == 3 * classes and max(edge.max(initial=0) for edge in edges) > 9
     flowers = around(booster, 10_000)
-    look_up = model.tabulate(booster, lambda probabilities: probabilities)
+    look_up = model.tabulate(booster, unchanged)
     assert "look_up" in look_up.__qualname__
     assert look_up(flowers).tobytes() == booster.inplace_predict(flowers).tobytes()
     one = np.concatenate([look_up(flowers[n : n + 1]) for n in range(100)])
@@ -132,9 +148,11 @@ def test_no_start_waits_for_a_large_table() -> None:
     assert asked == [5]
 
 
+@BOTH_WAYS
 def test_a_double_is_rounded_to_float32_as_xgboost_does(
-    predict_proba: model.Answer, classifier: xgboost.XGBClassifier
+    classifier: xgboost.XGBClassifier, max_cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(model, "classes", answers(model.most_probable, max_cells))
     edges = [edge.astype(np.float64) for edge in model.thresholds(classifier.get_booster())[0]]
     around = [np.concatenate([np.nextafter(edge, 0), np.nextafter(edge, 9)]) for edge in edges]
     for flower in list(itertools.product(*around))[::100]:
@@ -286,7 +304,7 @@ import numpy as np
 flower = [[5.9, 3, 5.1, 1.8]]
 flowers = np.array(flower * 10_000, np.float32)
 booster = model.load(Path(model.__file__).parent / "model")
-model.classes = model.tabulate(booster, lambda proba: proba.argmax(-1), int(sys.argv[2]))
+model.classes = model.tabulate(booster, model.most_probable, int(sys.argv[2]))
 model.classes(flowers)
 if child := os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
