@@ -251,13 +251,12 @@ class Client:
         """Send data, but hold an answer's head until its body comes: one packet costs less."""
         if self.refuses:
             data = data.replace(b"\r\n", b"\r\nAccess-Control-Allow-Origin: *\r\n", 1)
-        data = self.held + data
-        self.held = b""
-        if data.endswith(b"\r\n\r\n"):
+        if not self.held and data.endswith(b"\r\n\r\n"):
             self.held = data
             return
         for start in range(0, len(data), STEP):  # in steps, as only what has moved earns time
-            piece = data[start : start + STEP]
+            piece = self.held + data[start : start + STEP]
+            self.held = b""
             self.socket.sendall(piece)
             self.earn_time(len(piece))
 
@@ -292,8 +291,8 @@ class Client:
         with suppress(OSError):
             self.flush()
             self.socket.shutdown(socket.SHUT_WR)
-            while data := self.recv(STEP):
-                rest += len(data)
+            while length := len(self.recv(STEP)):
+                rest += length
                 if rest > MAX_REST:
                     break
         self.socket.close()
@@ -341,11 +340,14 @@ def content_length(request: Request) -> int:
 
 
 def read_rest(request: Request, limit: int) -> None:
-    """Read what the application left of a body, or end the connection where it is too much."""
+    """Read what the application left of a body, or end the connection where it is too much.
+
+    Only the length of each part is kept, as a client that stalls makes the next one wait.
+    """
     rest = 0
     try:
-        while data := request.body.read(STEP):
-            rest += len(data)
+        while length := len(request.body.read(STEP)):
+            rest += length
             if rest > limit:
                 raise StopIteration
     except ParseException as error:  # a malformed chunk: nobody knows where the next request is
