@@ -1,10 +1,12 @@
-"""The gunicorn worker: slow clients cannot hold it, nor busy ones, and it loses no request.
+"""The gunicorn worker: nobody who is slow, or asks without a pause, keeps others waiting.
 
-It is gunicorn's GeventWorker with a `run` of its own. What it relies on beyond the documentation
-of gunicorn: AsyncWorker.handle serves a connection, waits for each head within timeout_ctx, calls
-handle_request for each request and handle_error for what it cannot read; StopIteration ends a
-connection; a Request has headers, body and force_close; a client needs the methods of Client and
-no others. tests/test_worker.py fails where that is no longer so.
+It is gunicorn's GeventWorker with a `run` of its own. What it relies on beyond gunicorn's
+documentation: AsyncWorker.handle serves one connection, and asks the listener only for its name;
+it waits for a head within timeout_ctx, gives each request to handle_request, and what it cannot
+read to handle_error; its handle_request raises StopIteration after an answer that ends the
+connection, which is each answer once `alive` is false; a Request has headers, body and
+force_close; the sockets are gevent's; a client needs the methods of Client and no others.
+tests/test_worker.py fails where any of that is no longer so.
 """
 
 import fcntl
@@ -25,24 +27,24 @@ from gunicorn.workers.ggevent import GeventWorker
 from settings import without_prefix
 
 TIMEOUT = 10  # seconds that a client has for a head, and again for the body and the answer
-RATE = 64_000  # bytes a second, half a megabit: who sends and receives as fast goes on longer
+RATE = 64_000  # bytes: when so many of a body or an answer have moved, its client has a second more
 PAUSE = 0.5  # seconds without a request, after which a stopping worker ends a connection
-A_TURN = 1e-9  # seconds: sleep(0) returns before the event loop looks who else is ready
 SWEEP = 0.1  # seconds from one look for connections whose time is over to the next
+A_TURN = 1e-9  # seconds: sleeping so long lets whoever is ready go first, which sleep(0) does not
 MAX_HEAD = 2**16  # bytes; the load balancers of AWS and Azure pass on no longer one
-MAX_PIECES = 256  # that a head may come in: gunicorn searches the whole of it with each
-MAX_REST = 2**24  # bytes that are still read at the end: unread ones would make it a reset
-STEP = 2**16  # bytes that are read at once of what nobody needs, or sent at once
-SEND_BUFFER = 2**15  # bytes of an unread answer in the kernel; Linux doubles it
+MAX_PIECES = 256  # of a head: with each one that comes, gunicorn searches the whole head again
+MAX_REST = 2**24  # bytes that are read and thrown away before a connection is closed
+STEP = 2**16  # bytes that are thrown away, or sent, at once
+SEND_BUFFER = 2**15  # bytes, doubled by Linux: the kernel's memory for an answer that nobody reads
 
 
 def check_settings(arbiter: Any) -> None:
-    """Stop the start, with a sentence, for a setting with which Worker would not serve as it says.
+    """Stop the start, with a sentence, for what gunicorn can serve and Worker cannot.
 
     gunicorn calls it as its hook on_starting, with the settings of the command line, too.
     """
     if arbiter.cfg.workers < 1:
-        raise SystemExit("WEB_CONCURRENCY or --workers is 0, and has to be 1 or more.")
+        raise SystemExit("WEB_CONCURRENCY or --workers has to be 1 or more.")
     if arbiter.cfg.is_ssl:
         raise SystemExit("TLS is left to a proxy: start without --certfile and --keyfile.")
     if "h2" in arbiter.cfg.http_protocols:
@@ -52,27 +54,27 @@ def check_settings(arbiter: Any) -> None:
 class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no types
     """A GeventWorker that ends every connection whose time is over.
 
-    Each connection is in one of three dicts, which are sets in the order of entrance: `silent`
-    until its first request has come and after its last, `idle` between two requests, and `busy`
-    from the end of a head to the end of the answer.
+    Each connection is in one of three dicts, which serve as sets in the order of entrance:
+    `silent` until its first request has come, and when there will be no further one; `idle`
+    between two requests; and `busy` from the end of a request's head to the end of its answer.
     """
 
     timeout_ctx = nullcontext  # gunicorn's own would drop a request that is just arriving
 
     def run(self) -> None:
-        """Serve until the worker is to stop, and then what is running and what is queued."""
+        """Serve until the worker is told to stop, and then what is running and what is queued."""
         self.silent: dict[Client, None] = {}
         self.idle: dict[Client, None] = {}
         self.busy: dict[Client, None] = {}
-        self.pool = Pool(self.worker_connections + len(self.sockets))
+        self.pool = Pool(self.worker_connections)
         for listener in self.sockets:
-            listener.setblocking(True)
-            self.pool.spawn(self.accept, listener, 1)
+            listener.setblocking(True)  # for gevent: accept then waits, and lets others run
+            gevent.spawn(self.accept, listener)
         while self.alive:
             self.notify()
             self.end_overdue()
-            if self.pool.full():  # then nobody is accepted, who would make room
-                self.make_room()
+            if self.pool.full():
+                self.make_room()  # as `accept` now waits for a place itself
             gevent.sleep(SWEEP)
         for listener in self.sockets:
             self.accept_queue(listener)
@@ -86,32 +88,33 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                 return
         self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
 
-    def accept(self, listener: Any, this_turn: int) -> None:
-        """Accept one connection and serve it at once, beside a successor that accepts the next.
+    def accept(self, listener: Any) -> None:
+        """Accept connections until the worker stops, and serve each in a greenlet of its own.
 
-        A turn of the event loop accepts one, as the next is the other workers' too, but more where
-        it answers many: `this_turn` says how many it may still accept.
+        In each turn of the event loop it accepts one for every 16 that are open, but one at least:
+        with few connections the others are left to the other workers, and with many, whose turns
+        are long, a crowd of new ones does not wait for as many turns.
         """
-        if this_turn == 0:
-            gevent.sleep(A_TURN)
-            this_turn = 1 + len(self.pool) // 16
         while self.alive:
             try:
-                connection, address = listener.accept()
+                for _ in range(1 + len(self.pool) // 16):
+                    connection, address = listener.accept()
+                    if self.pool.free_count() <= self.pool.size // 16:
+                        gevent.sleep(A_TURN)  # for the requests that have come on silent ones
+                        self.make_room()
+                    self.pool.spawn(self.serve, Client(connection), address)  # waits for a place
             except OSError:  # no file descriptor is free, or `run` has closed the listener
                 gevent.sleep(SWEEP)
-                continue
-            if self.pool.free_count() <= self.pool.size // 16:
-                gevent.sleep(A_TURN)  # so that what has come on silent connections is read
-                self.make_room()
-            self.pool.spawn(self.accept, listener, this_turn - 1)  # waits where no place is free
-            self.serve(Client(connection), address)
-            return
+            gevent.sleep(A_TURN)
 
     def accept_queue(self, listener: Any) -> None:
-        """Serve the connections that wait in the kernel: closing the listener would reset them."""
+        """Serve the connections that wait in the kernel: closing the listener would reset them.
+
+        They are not in the pool, as `run` cannot wait for places, and are put into `silent` at
+        once, as `run` ends when no connection is left.
+        """
         listener.setblocking(False)
-        with suppress(OSError):  # the queue is empty, or no file descriptor is free
+        with suppress(OSError):  # none waits any more, or no file descriptor is free
             while True:
                 connection, address = listener.accept()
                 client = Client(connection)
@@ -123,42 +126,47 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         self.put(client, self.silent, TIMEOUT)
         if isinstance(address, tuple):  # it is text where the listener is a Unix socket
             address = (without_prefix(address[0]), address[1])
-        self.handle(client, client, address)
-        self.put(client, self.silent, TIMEOUT)
-        client.finish()
-        del self.silent[client]
+        try:
+            # As the listener, too: its name is the same, and it may be closed by now.
+            self.handle(client, client, address)
+            self.put(client, self.silent, TIMEOUT)
+            client.finish()
+        finally:
+            self.forget(client)
 
-    def handle_request(
-        self, listener: Any, request: Request, client: "Client", address: Any
-    ) -> None:
+    def handle_request(self, name: Any, request: Request, client: "Client", address: Any) -> None:
         """Answer a request, and read the rest of its body, which stands before the next one."""
         self.put(client, self.busy, TIMEOUT)
         client.reads_head = False
         limit = self.wsgi.config["MAX_CONTENT_LENGTH"]
         if content_length(request) > limit:
-            request.force_close()  # Flask refuses to read it, and this way the answer says so
-        super().handle_request(listener, request, client, address)
+            request.force_close()  # the application leaves it unread; the answer says "close"
+        super().handle_request(name, request, client, address)
+        # Not reached if the answer was the last one on its connection.
         client.flush()
         read_rest(request, limit)
         client.start_head()
         self.put(client, self.idle, self.cfg.keepalive)
-        gevent.sleep(A_TURN)  # others go first
+        gevent.sleep(A_TURN)
 
     def handle_error(self, request: Any, client: "Client", address: Any, error: Exception) -> None:
         """Refuse what cannot be read as a request, so that a page of any origin sees why."""
         client.refuses = True
         if isinstance(error, HeadInPieces):
-            self.log.warning("Invalid request from ip=%s: %s", address[0], error)
+            self.log.warning("Invalid request from ip=%s: %s", address[0] if address else "", error)
             write_error(client, 408, "Request Timeout", str(error))
         else:
             super().handle_error(request, client, address, error)
 
     def put(self, client: "Client", clients: "dict[Client, None]", timeout: int) -> None:
-        """Put a connection behind the others in one of the three dicts, and give it so long."""
-        for others in (self.silent, self.idle, self.busy):
-            others.pop(client, None)
+        """Put a connection behind the others in one of the three dicts, for so many seconds."""
+        self.forget(client)
         clients[client] = None
         client.begin_time(timeout)
+
+    def forget(self, client: "Client") -> None:
+        for clients in (self.silent, self.idle, self.busy):
+            clients.pop(client, None)
 
     def make_room(self) -> None:
         """End the oldest silent connection, or else the oldest idle one, for a new one."""
@@ -170,23 +178,25 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def end_overdue(self) -> None:
         """End every connection whose time is over."""
         now = time.monotonic()
-        for client in [*self.silent, *self.idle]:
-            if now > client.deadline:
-                client.end()
+        for clients in (self.silent, self.idle):
+            for client in clients:
+                if now > client.deadline:
+                    client.end()
         for client in self.busy:
             if now > client.deadline:
                 client.reset()
 
     def end_unused(self) -> None:
-        """End every connection without a request.
+        """End every connection that has been without a request for a while.
 
-        A client that asks without a pause has been told with its last answer that it was the last
-        one on this connection. If one asked just now nevertheless, it is still served.
+        One that is in use has had an answer by then that says "close". A request that arrives
+        just now is still answered.
         """
         now = time.monotonic()
-        for client in [*self.silent, *self.idle]:
-            if now > client.since + PAUSE:
-                client.stop_reading()
+        for clients in (self.silent, self.idle):
+            for client in clients:
+                if now > client.since + PAUSE:
+                    client.stop_reading()
 
 
 class HeadInPieces(Exception):
@@ -206,18 +216,21 @@ class Client:
         self.since = 0.0  # when its time began, in seconds of time.monotonic
         self.deadline = 0.0  # when its time is over
         self.had_request = False
-        self.reads_head = True  # not a body, nor the rest at the end
-        self.head_length = 0  # bytes received of this head; the last piece may have more than it
+        self.reads_head = True  # not a body, nor what is thrown away
+        self.head_length = 0  # bytes of this head that have come, and perhaps the body's first ones
         self.head_pieces = 0
         self.held = b""  # the head of an answer, until its body comes
-        self.refuses = False
+        self.refuses = False  # what is sent now is gunicorn's own refusal of a request
 
     def begin_time(self, timeout: int) -> None:
         self.since = time.monotonic()
         self.deadline = self.since + timeout
 
     def earn_time(self, moved: int) -> None:
-        """Move the deadline on for the bytes that moved, but not beyond what a stalled one has."""
+        """Put the deadline off for bytes that moved, but to no later than TIMEOUT from now.
+
+        So a client that stalls is let go after TIMEOUT, however much it has moved before.
+        """
         self.deadline = min(self.deadline + moved / RATE, time.monotonic() + TIMEOUT)
 
     def start_head(self) -> None:
@@ -228,7 +241,7 @@ class Client:
         self.head_pieces = 0
 
     def recv(self, size: int) -> bytes:
-        """Receive bytes of a head within its bounds, or of a body."""
+        """Receive bytes of a head, within its bounds, or of a body."""
         if not self.reads_head:
             data = self.socket.recv(size)
             self.earn_time(len(data))
@@ -245,11 +258,16 @@ class Client:
         return data
 
     def send(self, data: bytes) -> int:
+        """Send at once what stands before an answer: that the client is to send its body (100)."""
         return self.socket.send(data)
 
     def sendall(self, data: bytes) -> None:
-        """Send data, but hold an answer's head until its body comes: one packet costs less."""
+        """Send data, but hold the head of an answer until its body comes: one packet costs less.
+
+        Whatever else ends like a head is held, too. Worker.handle_request and `finish` flush it.
+        """
         if self.refuses:
+            # Also where only some origins are allowed: the answer says nothing of the application.
             data = data.replace(b"\r\n", b"\r\nAccess-Control-Allow-Origin: *\r\n", 1)
         if not self.held and data.endswith(b"\r\n\r\n"):
             self.held = data
@@ -279,12 +297,12 @@ class Client:
         self.socket.shutdown(how)
 
     def close(self) -> None:
-        """Do nothing: gunicorn closes at once, and Worker.serve calls `finish` then."""
+        """Do nothing. gunicorn calls this when it is done, and Worker.serve calls `finish` then."""
 
     def finish(self) -> None:
-        """Close the connection when the client has, or has had its time to read the answer.
+        """Close the connection after the client has closed it, or has had TIMEOUT to do so.
 
-        Closing with unread bytes would reset the connection, and the answer would be lost.
+        Closing it with unread bytes would reset it, and the client would lose the answer.
         """
         self.reads_head = False
         rest = 0
@@ -298,7 +316,7 @@ class Client:
         self.socket.close()
 
     def end(self) -> None:
-        """End an unused connection, but serve a request that has just arrived on it."""
+        """End a connection without a request, but serve one that has just arrived on it."""
         if self.has_unread_answer():
             self.reset()  # else the kernel would keep the answer for minutes
         else:
@@ -312,14 +330,17 @@ class Client:
         return any(unsent)
 
     def stop_reading(self) -> None:
-        """Let the recv that waits, or else the next one, return b"" after what has arrived."""
+        """Let gunicorn read what has arrived, and then the end, after which it is done."""
         self.shutdown_beneath(socket.SHUT_RD)
 
     def reset(self) -> None:
-        """End the connection at once, with what the client has not read of an answer."""
-        with suppress(OSError):
-            at_once = struct.pack("ii", 1, 0)
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        """End a connection at once, and drop what the client has not read of an answer.
+
+        The greenlet that serves it now fails, and its close in `finish` sends the reset.
+        """
+        with suppress(OSError):  # the client may have ended it by now
+            reset_at_close = struct.pack("ii", 1, 0)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_at_close)
         self.shutdown_beneath(socket.SHUT_RDWR)
 
     def shutdown_beneath(self, how: int) -> None:
@@ -327,7 +348,9 @@ class Client:
 
         On the first one, gevent would make the recv that waits fail, and lose what has arrived.
         """
-        with suppress(OSError), self.socket.dup() as second:  # it may have ended by now
+        # The client may have ended it by now. Without a free file descriptor, the next look for
+        # what is overdue does it.
+        with suppress(OSError), self.socket.dup() as second:
             second.shutdown(how)
 
 

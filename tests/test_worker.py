@@ -353,7 +353,7 @@ def test_silent_connections_make_room_on_each_address() -> None:
             "--certfile tls.pem --keyfile tls.key",
             "TLS is left to a proxy: start without --certfile and --keyfile.",
         ),
-        ("--workers 0", "WEB_CONCURRENCY or --workers is 0, and has to be 1 or more."),
+        ("--workers 0", "WEB_CONCURRENCY or --workers has to be 1 or more."),
     ],
 )
 def test_a_setting_that_cannot_be_served_stops_the_start(arguments: str, sentence: str) -> None:
@@ -370,7 +370,7 @@ def test_http_2_stops_the_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("WEB_CONCURRENCY", "0", "WEB_CONCURRENCY or --workers is 0, and has to be 1 or more."),
+        ("WEB_CONCURRENCY", "0", "WEB_CONCURRENCY or --workers has to be 1 or more."),
         ("PORT", "70000", "PORT is '70000' and has to be a number from 1 to 65535."),
     ],
 )
