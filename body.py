@@ -1,7 +1,8 @@
 """Reading a request's body within limits, so that all that a process reads at once fits in memory.
 
-Not with Flask's request.get_data(): it takes 8 µs more, a tenth of a request, and its refusals say
-less.
+Not with Flask's request.get_data(): with it a request for one flower takes 1.09 times as long as
+one to a view that only parses its JSON, without it 0.96 times. And of a chunked body it does not
+say whether it ended early.
 """
 
 import threading
@@ -12,14 +13,16 @@ from werkzeug.exceptions import ServiceUnavailable
 
 MAX_LENGTH = 2**21  # bytes; 10,000 flowers in full precision with their species take 1.5 MB
 SMALL = 2**14  # bytes; a body up to this length is never refused for the sake of others
-LARGE_BODIES = 8  # of the longest kind, that a process answers at once: 16 MiB together
+LARGE_BODIES = 8  # so many of MAX_LENGTH, or more of shorter ones, are answered at once: 16 MiB
 
 
 class BodyReader:
-    """Reads bodies of up to `limit` bytes, and all that are longer than SMALL within a budget.
+    """Reads bodies of up to `limit` bytes, and those longer than SMALL within a common budget.
 
-    A body takes its length from the budget until its answer has been sent. Without one, clients
-    that send large bodies, and do not read the answers, would fill the memory.
+    Such a body takes its length from the budget until its answer has been sent. Its length stands
+    for all that its request keeps in memory: the body while it comes, and then the answer, at most
+    one and a half times as long, while the client reads it. Without a budget, clients that stall
+    either would fill the memory.
     """
 
     def __init__(self, limit: int) -> None:
@@ -34,7 +37,7 @@ class BodyReader:
         Raises BadRequest for one that ends early or has a malformed chunk, RequestEntityTooLarge,
         and ServiceUnavailable when the budget is used up.
         """
-        stream = request.environ["wsgi.input"]
+        stream = request.environ["wsgi.input"]  # without what frames the chunks: servers remove it
         if "HTTP_TRANSFER_ENCODING" in request.environ:
             return self.read_chunks(stream)
         return self.read_announced(stream, request.content_length or 0)
@@ -51,13 +54,14 @@ class BodyReader:
         return body
 
     def read_chunks(self, stream: IO[bytes]) -> bytes:
-        """Return a body that comes in chunks, and may be as long as the limit.
+        """Return a body that comes in chunks, whose length nobody knows before its end.
 
-        Asking for a byte more than there may be shows whether there is more.
+        Asking for a byte more than there may be shows whether there is more. One that is not small
+        takes the whole limit from the budget, as it may become so long.
         """
-        small = min(SMALL, self.limit)
+        small = min(SMALL, self.limit)  # the limit may be set to less than SMALL
         body = read_or_abort(stream, small + 1)
-        if len(body) > small and small < self.limit:
+        if small < len(body) <= self.limit:
             self.reserve(self.limit)
             body += read_or_abort(stream, self.limit + 1 - len(body))
         if len(body) > self.limit:

@@ -19,13 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 
 SPECIES = ("setosa", "versicolor", "virginica")  # by class: 0, 1, 2
 N_FEATURES = 4  # sepal length, sepal width, petal length, petal width, in cm
-MAX_CELLS = 100_000  # iris has 1,960; so many hold 20 MB of answers
-MAX_EVALUATIONS = 25_000_000  # of a tree for a cell: XGBoost makes so many in half a second
+MAX_CELLS = 100_000  # of a table: iris has 1,960. 100,000 encoded answers take 20 MB
+MAX_EVALUATIONS = 25_000_000  # cells times trees: XGBoost evaluates 25 million in half a second
 PICKLED_NAMES = {"xgboost.sklearn.XGBClassifier", "xgboost.core.Booster", "builtins.bytearray"}
 RETRAIN = "Retrain it: python model/train.py"
 
 Array = NDArray[Any]
-Answer = Callable[[Array], Array]  # of probabilities, or of flowers
+ArrayFunction = Callable[[Array], Array]
 
 
 def predict(input: ArrayLike) -> int:
@@ -33,7 +33,7 @@ def predict(input: ArrayLike) -> int:
 
     `input` has the shape (4,) or (1, 4): sepal length, sepal width, petal length and petal width,
     in cm, of any dtype that NumPy casts to float32. Raises ValueError for more than one flower,
-    another shape, or a length that is not finite.
+    another shape, or a length that is not finite: `tabulate` has no cell for it.
     """
     flower = np.asarray(input, np.float32)  # rounded as XGBoost does
     if flower.shape not in ((N_FEATURES,), (1, N_FEATURES)):
@@ -42,16 +42,19 @@ def predict(input: ArrayLike) -> int:
         )
     if not all(map(math.isfinite, flower.flat)):
         raise ValueError(f"a flower's lengths are finite float32 numbers, not {flower}")
-    return int(classes(flower.reshape(1, N_FEATURES))[0])  # `classes` is made in the last lines
+    return int(classes(flower.reshape(1, N_FEATURES))[0])  # a function, made in the last line
 
 
-def tabulate(booster: xgboost.Booster, convert: Answer, max_cells: int = MAX_CELLS) -> Answer:
-    """Return a function of flowers, float32 of shape (n, features), that answers from a table.
+def tabulate(
+    booster: xgboost.Booster, convert: ArrayFunction, max_cells: int = MAX_CELLS
+) -> ArrayFunction:
+    """Return a function of flowers, finite float32 of shape (n, features), that has a table.
 
     `convert` makes the answers, shape (n, ...), of probabilities, shape (n, classes). It is called
-    now, for one flower in each cell of the grid that the trees' thresholds make: a tree ensemble
-    is constant within a cell, so that flower's answer is every flower's in it, to the bit. Where
-    the cells are too many, the function asks XGBoost each time.
+    now and once, for one flower in each cell of the grid that the trees' thresholds make. A tree
+    ensemble is constant within a cell, so that flower's answer is every flower's in it, to the
+    bit. Where the cells are too many there is no table: XGBoost is asked, and `convert` called,
+    each time.
     """
 
     def ask(flowers: Array) -> Array:
@@ -68,7 +71,8 @@ def tabulate(booster: xgboost.Booster, convert: Answer, max_cells: int = MAX_CEL
     # a feature has none and begins at the smallest number.
     starts = [np.insert(edge, 0, np.finfo(np.float32).min) for edge in edges]
     grid = np.meshgrid(*starts, indexing="ij")  # for each feature, its length in every cell
-    answers = ask(np.stack(grid, axis=-1).reshape(cells, len(edges)))  # in the order of the cells
+    # Cells are numbered as NumPy numbers elements: the next one differs in the last feature.
+    answers = ask(np.stack(grid, axis=-1).reshape(cells, len(edges)))
     edge_lists = [edge.tolist() for edge in edges]
 
     def look_up(flowers: Array) -> Array:
@@ -91,7 +95,7 @@ def tabulate(booster: xgboost.Booster, convert: Answer, max_cells: int = MAX_CEL
     return look_up
 
 
-@cache
+@cache  # as run.py calls `tabulate` for the same booster
 def thresholds(booster: xgboost.Booster) -> tuple[list[NDArray[np.float32]], int]:
     """Return each feature's split thresholds (cm), ascending, and the number of trees.
 
@@ -110,7 +114,7 @@ def thresholds(booster: xgboost.Booster) -> tuple[list[NDArray[np.float32]], int
 
 
 class ModelError(Exception):
-    """The model file cannot be served; the message says why and what to do."""
+    """The model file cannot be served, and the import fails; the message says what to do."""
 
 
 def load(folder: Path) -> xgboost.Booster:
@@ -129,7 +133,7 @@ def load(folder: Path) -> xgboost.Booster:
     classifier = unpickle(path, pickled)
     check_sizes(path, classifier)
     booster = classifier.get_booster()
-    booster.set_param({"nthread": 1})
+    booster.set_param({"nthread": 1})  # as `unpickle` says, also for what it predicts from now on
     check_kind(path, booster)
     return booster
 
@@ -153,16 +157,18 @@ def read_undamaged(path: Path) -> bytes:
 def check_version(path: Path, pickled: bytes) -> None:
     """Raise ModelError if another minor version of XGBoost wrote the pickle.
 
-    XGBoost promises a pickle to its own version only; another may fail to read it, or answer
-    differently. The version stands in the pickle in UBJSON, as an array of three int8.
+    Such a pickle may fail to load, or answer differently; a patch changes neither. The version
+    stands in it as UBJSON: an array ([#), its length 3 in eight bytes (L), and three int8 (i).
     """
-    for numbers in re.findall(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL):
-        major, minor, patch = (ord(number) for number in numbers)
-        if [str(major), str(minor)] != xgboost.__version__.split(".")[:2]:
-            raise ModelError(
-                f"{path} was written by XGBoost {major}.{minor}.{patch}, "
-                f"but {xgboost.__version__} is installed. {RETRAIN}"
-            )
+    found = re.search(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL)
+    if found is None:
+        return  # it has no model of XGBoost, which `unpickle` says
+    major, minor, patch = (ord(number) for number in found.groups())
+    if [str(major), str(minor)] != xgboost.__version__.split(".")[:2]:
+        raise ModelError(
+            f"{path} was written by XGBoost {major}.{minor}.{patch}, "
+            f"but {xgboost.__version__} is installed. {RETRAIN}"
+        )
 
 
 def unpickle(path: Path, pickled: bytes) -> xgboost.XGBClassifier:
@@ -180,7 +186,8 @@ def unpickle(path: Path, pickled: bytes) -> xgboost.XGBClassifier:
                 )
             return super().find_class(module, name)
 
-    # One thread: libgomp's threads do not survive a fork, and a prediction after it would hang.
+    # One thread: libgomp's threads do not survive the fork of gunicorn's workers, in which a
+    # prediction would hang.
     with xgboost.config_context(nthread=1):
         classifier = Unpickler(io.BytesIO(pickled)).load()
     if not isinstance(classifier, xgboost.XGBClassifier):
@@ -200,20 +207,19 @@ def check_sizes(path: Path, classifier: xgboost.XGBClassifier) -> None:
 
 
 def check_kind(path: Path, booster: xgboost.Booster) -> None:
-    """Raise ModelError unless a flower gets a probability for each class from gbtree trees.
+    """Raise ModelError unless the model has gbtree trees and answers with each class's probability.
 
-    `tabulate` reads the thresholds of such trees. A dart model has its trees elsewhere, and a
-    gblinear model has none.
+    `thresholds` finds such trees only: dart's stand elsewhere, and gblinear has none.
     """
     kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
-    if kind == "gbtree":  # as XGBoost refuses inplace_predict for a gblinear model
-        probabilities = booster.inplace_predict(np.zeros((1, N_FEATURES), np.float32))
-        if probabilities.shape == (1, len(SPECIES)):
-            return
-    raise ModelError(
-        f"{path} is a {kind} model that does not answer with a probability for each class: "
-        "train with booster='gbtree' and objective='multi:softprob', the defaults."
-    )
+    if kind != "gbtree":
+        raise ModelError(f"{path} is a {kind} model: train with booster='gbtree', the default.")
+    probabilities = booster.inplace_predict(np.zeros((1, N_FEATURES), np.float32))
+    if probabilities.shape != (1, len(SPECIES)):
+        raise ModelError(
+            f"{path} does not answer with a probability for each class: "
+            "train with objective='multi:softprob', the default."
+        )
 
 
 def most_probable(probabilities: Array) -> Array:

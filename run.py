@@ -22,11 +22,11 @@ MAX_ERRORS = 100  # in one answer: a body can have a million, and naming one tak
 
 app = Flask(__name__)
 app.config.from_mapping(
-    MAX_CONTENT_LENGTH=body.MAX_LENGTH,
+    MAX_CONTENT_LENGTH=body.MAX_LENGTH,  # for body_reader below: Flask itself reads no body here
     CORS_MAX_AGE=7200,  # seconds that a browser keeps a preflight's answer; Chrome takes no more
     CORS_EXPOSE_HEADERS=["Allow", "Retry-After"],  # else a page of another origin cannot read them
 )
-app.config.from_prefixed_env()  # FLASK_CORS_ORIGINS and so on
+app.config.from_prefixed_env()  # FLASK_MAX_CONTENT_LENGTH, FLASK_CORS_ORIGINS and so on
 app.debug = get_debug_flag()  # the line above takes FLASK_DEBUG=no for true
 settings.check_flask(app.config)
 body_reader = body.BodyReader(app.config["MAX_CONTENT_LENGTH"])
@@ -34,17 +34,20 @@ body_reader = body.BodyReader(app.config["MAX_CONTENT_LENGTH"])
 
 @app.after_request
 def vary_by_origin(response: Response) -> Response:
-    """Tell caches that an answer is for one origin only, the answer to a refused one, too."""
+    """Tell caches that answers differ by origin. Flask-Cors tells only those of allowed ones."""
     if "CORS_ORIGINS" in app.config:
         response.vary.add("Origin")
     return response
 
 
-CORS(app)  # after vary_by_origin: Flask calls the last one first, and both may say Vary
+# After vary_by_origin, as Flask calls the last function first: Flask-Cors adds a further Vary to
+# one that is there, and vary_by_origin does not.
+CORS(app)
 
 
 @app.get("/")
 def hello() -> str:
+    """Answer a health check."""
     return "hello!!"
 
 
@@ -72,7 +75,8 @@ def json_array(values: Iterable[bytes]) -> bytes:
     return b"[%b]" % b",".join(values)
 
 
-LABELS = np.array([b'"%d"' % index for index in range(len(model.SPECIES))], object)  # in JSON
+# The API's class labels, "0", "1" and "2", are text. Here they are in JSON, by class.
+LABELS = np.array([b'"%d"' % index for index in range(len(model.SPECIES))], object)
 
 
 def encode_probabilities(probabilities: model.Array) -> model.Array:
@@ -81,14 +85,15 @@ def encode_probabilities(probabilities: model.Array) -> model.Array:
     return np.array([msgspec.json.encode(row) for row in rows], object)
 
 
+# A function of flowers, which finds an answer that encode_probabilities has encoded at import.
 probabilities_in_json = model.tabulate(model.booster, encode_probabilities)
 
-CM = msgspec.Meta(ge=0, le=100, description="in cm")
+CM = msgspec.Meta(ge=0, le=100, description="in cm")  # the longest iris has 7.9
 Length = Annotated[float, CM]
 EXPECTED_LENGTH = f"expected a number from {CM.ge} to {CM.le}, {CM.description}"
 
 
-class Flower(msgspec.Struct, rename="camel", gc=False):
+class Flower(msgspec.Struct, rename="camel", gc=False):  # gc: a flower refers to no other object
     """One iris, its fields in the model's order."""
 
     sepal_length_cm: Length
@@ -147,16 +152,19 @@ class NotFlowers(UnprocessableEntity):
 
 
 def abort_as_not_flowers(text: bytes, first_error: str) -> NoReturn:
-    """Raise NotFlowers, or BadRequest where the text is no JSON after its first error."""
+    """Raise NotFlowers, or BadRequest where the text is no JSON.
+
+    msgspec has stopped at the first error, and read no further.
+    """
     try:
-        msgspec.json.decode(text, type=msgspec.Raw)
+        msgspec.json.decode(text, type=msgspec.Raw)  # reads all of it
     except (msgspec.DecodeError, RecursionError) as error:
         abort_as_not_json(error)
     errors = errors_in(text)
-    named = list(islice(errors, MAX_ERRORS))
-    if not named:  # a wrong field and, later in the same flower, a right one of the same name
-        named = [{"pointer": "", "detail": first_error}]
-    raise NotFlowers(named, more=next(errors, None) is not None)
+    first_errors = list(islice(errors, MAX_ERRORS))
+    if not first_errors:  # a flower has a field twice: errors_in sees only the last, a right one
+        first_errors = [{"pointer": "", "detail": first_error}]
+    raise NotFlowers(first_errors, more=next(errors, None) is not None)
 
 
 def errors_in(text: bytes) -> Iterator[dict[str, str]]:
@@ -175,7 +183,7 @@ def errors_in_flower(flower: msgspec.Raw, pointer: str) -> Iterator[dict[str, st
     try:
         fields = msgspec.json.decode(flower, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:
-        yield {"pointer": pointer, "detail": f"expected an object, got {start(flower)}"}
+        yield {"pointer": pointer, "detail": f"expected an object, got {beginning(flower)}"}
         return
     for name in NAMES:
         if name not in fields:
@@ -183,19 +191,19 @@ def errors_in_flower(flower: msgspec.Raw, pointer: str) -> Iterator[dict[str, st
             continue
         try:
             decode_length(fields[name])
-        except msgspec.DecodeError:
-            got = start(fields[name])
+        except msgspec.ValidationError:
+            got = beginning(fields[name])
             yield {"pointer": f"{pointer}/{name}", "detail": f"{EXPECTED_LENGTH}, got {got}"}
 
 
-def start(value: msgspec.Raw) -> str:
+def beginning(value: msgspec.Raw) -> str:
     """Return the first 40 characters of a value, as it is written."""
     return str(value, "utf-8")[:40]
 
 
 @app.errorhandler(HTTPException)
 def problem(error: HTTPException) -> Response:
-    """Answer every error as a problem (RFC 9457), the unforeseen ones as a bare 500."""
+    """Answer every error as a problem (RFC 9457); of one that nobody foresaw it says only 500."""
     members: dict[str, Any] = {
         "title": error.name,
         "status": error.code,
@@ -210,10 +218,10 @@ def problem(error: HTTPException) -> Response:
 
 @app.errorhandler(NotFound)
 def not_found(error: NotFound) -> Response:
-    """Say what there is, and let a page of another origin read it."""
+    """Answer a wrong path with the right ones."""
     if request.method == "OPTIONS":
-        # The preflight of a request that will get the 404. A browser sends that request, and shows
-        # its page the answer, only when the preflight succeeds.
+        # A browser asks whether it may send a page's request to this path. Only if it may, the
+        # page can read the 404 that the request then gets.
         return Response(status=204)
     page = url_for("static", filename="index.html")
     description = url_for("static", filename="openapi.json")
@@ -224,7 +232,7 @@ def not_found(error: NotFound) -> Response:
 
 
 class RequestHandler(WSGIRequestHandler):
-    """Flask's own, which names an IPv4 client as gunicorn does, without ::ffff:."""
+    """Werkzeug's own, but in its log an IPv4 client has its address without ::ffff:."""
 
     def address_string(self) -> str:
         return settings.without_prefix(super().address_string())
@@ -232,6 +240,6 @@ class RequestHandler(WSGIRequestHandler):
 
 if __name__ == "__main__":
     port = settings.port()
-    host = "127.0.0.1" if app.debug else settings.all_interfaces()
+    host = "127.0.0.1" if app.debug else settings.all_interfaces()  # a debugger runs any code
     print(f" * The page: {settings.page('localhost', port)}")
-    app.run(host, port, debug=app.debug, request_handler=RequestHandler)
+    app.run(host, port, request_handler=RequestHandler)

@@ -1,4 +1,7 @@
-"""What the environment sets. A value that cannot be stops the start with a sentence."""
+"""What the environment sets, for both servers: Flask's own and gunicorn.
+
+A value that is not possible stops the start with a sentence.
+"""
 
 import os
 import re
@@ -24,7 +27,7 @@ def all_interfaces() -> str:
             only_ipv6 = probe.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     except OSError:  # a system without IPv6
         return "0.0.0.0"
-    return "0.0.0.0" if only_ipv6 else "::"  # Windows' sockets take only IPv6 by default
+    return "0.0.0.0" if only_ipv6 else "::"  # on Windows, a socket takes only IPv6 by default
 
 
 def page(host: str, port: int) -> str:
@@ -33,10 +36,11 @@ def page(host: str, port: int) -> str:
 
 
 def check_flask(config: dict[str, Any]) -> None:
-    """Check what Flask has read from FLASK_*, and replace CORS_ORIGINS by patterns.
+    """Check what README says of FLASK_*, which Flask has read, and make patterns of CORS_ORIGINS.
 
-    Raises SystemExit unless MAX_CONTENT_LENGTH is a number of bytes, CORS_SUPPORTS_CREDENTIALS
-    true or false, and CORS_ORIGINS `*`, an origin or several, as text or as a list.
+    Raises SystemExit unless MAX_CONTENT_LENGTH, which has a default, is a number of bytes,
+    CORS_SUPPORTS_CREDENTIALS true or false, and CORS_ORIGINS `*`, an origin or several, as text or
+    as a list.
     """
     length = config["MAX_CONTENT_LENGTH"]
     if type(length) is not int or length < 1:
@@ -51,27 +55,32 @@ def check_flask(config: dict[str, Any]) -> None:
 
 
 def origins(value: Any) -> list[Any]:
-    """Return the origins in a text, separated by commas, or in a list."""
+    """Return the origins in a text, separated by commas, or in a list that is not empty."""
     if isinstance(value, str):
         return [origin.strip() for origin in value.split(",")]
     if isinstance(value, list) and value:
         return value
-    return [value]  # which is no origin
+    raise not_an_origin(value)
 
 
 def pattern(origin: Any) -> str | re.Pattern[str]:
-    """Return what Flask-Cors matches with an origin; raise SystemExit unless it is one, or `*`.
+    """Return the pattern of an origin for Flask-Cors; raise SystemExit unless it is one, or `*`.
 
-    Flask-Cors would take `https://*.example.com` for a regular expression, which
-    `https://xexample.com` matches, and the `null` that it allows is every sandboxed page.
+    Text with a special character would be a regular expression for Flask-Cors: an IPv6 address in
+    brackets, and `https://*.example.com`, which allows `https://xexample.com`. And `null`, the
+    origin of every page in a sandbox, would let everybody in.
     """
     if origin == "*":
         return origin
     if not isinstance(origin, str) or not ORIGIN.fullmatch(origin):
-        raise SystemExit(
-            f"FLASK_CORS_ORIGINS has {origin!r}, and each has to be * or scheme://host[:port]."
-        )
-    return re.compile(re.escape(origin) + r"\Z", re.IGNORECASE)
+        raise not_an_origin(origin)
+    return re.compile(re.escape(origin) + r"\Z", re.IGNORECASE)  # \Z: and nothing after it
+
+
+def not_an_origin(value: Any) -> SystemExit:
+    return SystemExit(
+        f"FLASK_CORS_ORIGINS has {value!r}, and each has to be * or scheme://host[:port]."
+    )
 
 
 def without_prefix(address: str) -> str:

@@ -29,7 +29,7 @@ def unchanged(probabilities: model.Array) -> model.Array:
     return probabilities
 
 
-def answers(convert: model.Answer, max_cells: int) -> model.Answer:
+def answers(convert: model.ArrayFunction, max_cells: int) -> model.ArrayFunction:
     """Return a function of flowers that answers in one of both ways."""
     return model.tabulate(model.booster, convert, max_cells)
 
@@ -268,10 +268,10 @@ def fitted(features: int, classes: int, **parameters: Any) -> xgboost.XGBClassif
         (bytearray(), "holds a bytearray: only an XGBClassifier is served here"),
         (
             fitted(4, 3, objective="multi:softmax"),
-            "is a gbtree model that does not answer with a prob",
+            "does not answer with a probability for each class: train with objective=",
         ),
-        (fitted(4, 3, booster="dart"), "is a dart model that does not answer"),
-        (fitted(4, 3, booster="gblinear"), "is a gblinear model that does not answer"),
+        (fitted(4, 3, booster="dart"), "is a dart model: train with booster='gbtree'"),
+        (fitted(4, 3, booster="gblinear"), "is a gblinear model: train with booster='gbtree'"),
     ],
 )
 def test_another_model_is_refused(tmp_path: Path, pickled: Any, message: str) -> None:

@@ -522,12 +522,12 @@ def test_the_debugger_is_on_only_if_asked_and_only_here(
     monkeypatch.delenv("PORT", raising=False)
     served: list[tuple[Any, ...]] = []
 
-    def serve(app: flask.Flask, host: str, port: int, debug: bool, **options: Any) -> None:
-        served.append((host, port, debug, app.debug))
+    def serve(app: flask.Flask, host: str, port: int, **options: Any) -> None:
+        served.append((host, port, app.debug))
 
     monkeypatch.setattr(flask.Flask, "run", serve)
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
     assert "http://localhost:3000/static/index.html" in capsys.readouterr().out
     monkeypatch.setenv("PORT", "3001")
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
-    assert served == [(host, 3000, debug, debug), (host, 3001, debug, debug)]
+    assert served == [(host, 3000, debug), (host, 3001, debug)]
