@@ -31,7 +31,7 @@ keepalive = 95
 # Seconds that running requests have when a worker stops. TERM has to be over in five: at worst a
 # HUP has come just before, for which gunicorn's parent waits so long, too, before it sees TERM.
 graceful_timeout = 2
-# Each connection has a file descriptor, and a worker needs some 20 for itself.
+# Each has a file descriptor. A worker has 11 more, and needs one at times to end a connection.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
 forwarder_headers = ""  # else SCRIPT_NAME from 127.0.0.1 counts, which a proxy may forward
 sendfile = False  # it would go past worker.Client
