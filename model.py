@@ -33,14 +33,14 @@ def predict(input: ArrayLike) -> int:
 
     `input` has the shape (4,) or (1, 4): sepal length, sepal width, petal length and petal width,
     in cm, of any dtype that NumPy casts to float32. Raises ValueError for more than one flower,
-    another shape, or a length that is not finite: `tabulate` has no cell for it.
+    another shape, or a length that is not finite: NaN would get the last cell's answer.
     """
     flower = np.asarray(input, np.float32)  # rounded as XGBoost does
     if flower.shape not in ((N_FEATURES,), (1, N_FEATURES)):
         raise ValueError(
             f"one flower has the shape ({N_FEATURES},) or (1, {N_FEATURES}), not {flower.shape}"
         )
-    if not all(map(math.isfinite, flower.flat)):
+    if not all(map(math.isfinite, flower.flat)):  # for four numbers, faster than NumPy's
         raise ValueError(f"a flower's lengths are finite float32 numbers, not {flower}")
     return int(classes(flower.reshape(1, N_FEATURES))[0])  # a function, made in the last line
 
@@ -114,15 +114,15 @@ def thresholds(booster: xgboost.Booster) -> tuple[list[NDArray[np.float32]], int
 
 
 class ModelError(Exception):
-    """The model file cannot be served, and the import fails; the message says what to do."""
+    """The model file cannot be served, so the import fails."""
 
 
 def load(folder: Path) -> xgboost.Booster:
     """Return the booster of the one XGBClassifier in a folder, set to one thread.
 
-    Raises ModelError unless `<name>.pgz` is a gzipped pickle of gbtree trees, from this minor
-    version of XGBoost, that answers N_FEATURES lengths with the probabilities of SPECIES, and
-    `<name>.pgz.sha256` is its SHA-256 digest.
+    The folder has `<name>.pgz`, a gzipped pickle, and `<name>.pgz.sha256`, its SHA-256 digest.
+    Raises ModelError if it is damaged, from another minor version of XGBoost, or of another kind
+    than gbtree trees that answer N_FEATURES lengths with the probabilities of SPECIES.
     """
     paths = list(folder.glob("*.pgz"))
     if len(paths) != 1:
@@ -133,7 +133,9 @@ def load(folder: Path) -> xgboost.Booster:
     classifier = unpickle(path, pickled)
     check_sizes(path, classifier)
     booster = classifier.get_booster()
-    booster.set_param({"nthread": 1})  # as `unpickle` says, also for what it predicts from now on
+    # libgomp's threads do not survive the fork of gunicorn's workers: with more than one, a
+    # prediction would hang there.
+    booster.set_param({"nthread": 1})
     check_kind(path, booster)
     return booster
 
@@ -162,7 +164,7 @@ def check_version(path: Path, pickled: bytes) -> None:
     """
     found = re.search(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL)
     if found is None:
-        return  # it has no model of XGBoost, which `unpickle` says
+        return  # no booster is in it: the checks that follow say what it is
     major, minor, patch = (ord(number) for number in found.groups())
     if [str(major), str(minor)] != xgboost.__version__.split(".")[:2]:
         raise ModelError(
@@ -186,8 +188,7 @@ def unpickle(path: Path, pickled: bytes) -> xgboost.XGBClassifier:
                 )
             return super().find_class(module, name)
 
-    # One thread: libgomp's threads do not survive the fork of gunicorn's workers, in which a
-    # prediction would hang.
+    # Loading starts threads, too, before `load` can set their number.
     with xgboost.config_context(nthread=1):
         classifier = Unpickler(io.BytesIO(pickled)).load()
     if not isinstance(classifier, xgboost.XGBClassifier):

@@ -34,14 +34,14 @@ body_reader = body.BodyReader(app.config["MAX_CONTENT_LENGTH"])
 
 @app.after_request
 def vary_by_origin(response: Response) -> Response:
-    """Tell caches that answers differ by origin. Flask-Cors tells only those of allowed ones."""
-    if "CORS_ORIGINS" in app.config:
+    """Tell caches that answers differ by origin: Flask-Cors does so only for an allowed one."""
+    if "CORS_ORIGINS" in app.config:  # else every origin is allowed
         response.vary.add("Origin")
     return response
 
 
-# After vary_by_origin, as Flask calls the last function first: Flask-Cors adds a further Vary to
-# one that is there, and vary_by_origin does not.
+# Registered after vary_by_origin, so called before it, which adds no second Vary to one of
+# Flask-Cors; the other way round there would be two.
 CORS(app)
 
 
@@ -55,6 +55,7 @@ def hello() -> str:
 def predict() -> Response:
     flowers = read_flowers()
     if isinstance(flowers, Flower):
+        # Through the wrapper that is for Python code, too: so both give the same answers.
         return json_response(LABELS[model.predict(astuple(flowers))])
     return json_response(json_array(LABELS[model.classes(to_array(flowers))]))
 
@@ -85,7 +86,7 @@ def encode_probabilities(probabilities: model.Array) -> model.Array:
     return np.array([msgspec.json.encode(row) for row in rows], object)
 
 
-# A function of flowers, which finds an answer that encode_probabilities has encoded at import.
+# A function of flowers. Where the model has a table, its answers are encoded now, once for each.
 probabilities_in_json = model.tabulate(model.booster, encode_probabilities)
 
 CM = msgspec.Meta(ge=0, le=100, description="in cm")  # the longest iris has 7.9
@@ -203,7 +204,7 @@ def beginning(value: msgspec.Raw) -> str:
 
 @app.errorhandler(HTTPException)
 def problem(error: HTTPException) -> Response:
-    """Answer every error as a problem (RFC 9457); of one that nobody foresaw it says only 500."""
+    """Answer every error as a problem (RFC 9457), and do not tell what caused a 500."""
     members: dict[str, Any] = {
         "title": error.name,
         "status": error.code,

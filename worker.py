@@ -67,24 +67,20 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         self.idle: dict[Client, None] = {}
         self.busy: dict[Client, None] = {}
         self.pool = Pool(self.worker_connections)
-        for listener in self.sockets:
-            listener.setblocking(True)  # for gevent: accept then waits, and lets others run
-            gevent.spawn(self.accept, listener)
+        accepting = [gevent.spawn(self.accept, listener) for listener in self.sockets]
         while self.alive:
             self.notify()
             self.end_overdue()
             if self.pool.full():
                 self.make_room()  # as `accept` now waits for a place itself
             gevent.sleep(SWEEP)
-        for listener in self.sockets:
-            self.accept_queue(listener)
-            listener.close()
         end = time.monotonic() + self.cfg.graceful_timeout
         while time.monotonic() < end:
             self.notify()
             self.end_unused()
             gevent.sleep(SWEEP)
-            if not self.silent and not self.idle and not self.busy:
+            open_connections = len(self.silent) + len(self.idle) + len(self.busy)
+            if open_connections == 0 and all(greenlet.dead for greenlet in accepting):
                 return
         self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
 
@@ -95,6 +91,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         with few connections the others are left to the other workers, and with many, whose turns
         are long, a crowd of new ones does not wait for as many turns.
         """
+        listener.settimeout(SWEEP)  # to see in time that the worker is to stop
         while self.alive:
             try:
                 for _ in range(1 + len(self.pool) // 16):
@@ -103,15 +100,19 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                         gevent.sleep(A_TURN)  # for the requests that have come on silent ones
                         self.make_room()
                     self.pool.spawn(self.serve, Client(connection), address)  # waits for a place
-            except OSError:  # no file descriptor is free, or `run` has closed the listener
+            except TimeoutError:  # nobody has come
+                continue
+            except OSError:  # no file descriptor is free
                 gevent.sleep(SWEEP)
             gevent.sleep(A_TURN)
+        self.accept_queue(listener)
+        listener.close()
 
     def accept_queue(self, listener: Any) -> None:
         """Serve the connections that wait in the kernel: closing the listener would reset them.
 
-        They are not in the pool, as `run` cannot wait for places, and are put into `silent` at
-        once, as `run` ends when no connection is left.
+        They are not in the pool, as waiting for a place would let others come meanwhile, and they
+        are put into `silent` at once, as `run` ends when no connection is left.
         """
         listener.setblocking(False)
         with suppress(OSError):  # none waits any more, or no file descriptor is free
