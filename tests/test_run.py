@@ -1,6 +1,7 @@
 import io
 import json
 import runpy
+import socket
 from typing import Any
 
 import flask
@@ -531,3 +532,26 @@ def test_the_debugger_is_on_only_if_asked_and_only_here(
     monkeypatch.setenv("PORT", "3001")
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
     assert served == [(host, 3000, debug), (host, 3001, debug)]
+
+
+def test_the_log_of_flasks_server_names_an_ipv4_client_as_it_is() -> None:
+    handler = run.RequestHandler.__new__(run.RequestHandler)  # without a connection to serve
+    handler.client_address = ("::ffff:127.0.0.1", 3000)
+    assert handler.address_string() == "127.0.0.1"
+
+
+@pytest.mark.parametrize(("only_ipv6", "address"), [(0, "::"), (1, "0.0.0.0"), (None, "0.0.0.0")])
+def test_all_interfaces_are_those_of_the_system(
+    monkeypatch: pytest.MonkeyPatch, only_ipv6: int | None, address: str
+) -> None:
+    class Socket(socket.socket):
+        def __init__(self, family: int) -> None:
+            if only_ipv6 is None:
+                raise OSError("Address family not supported by protocol")
+            super().__init__()
+
+        def getsockopt(self, level: int, option: int) -> int:  # type: ignore[override]
+            return only_ipv6  # type: ignore[return-value]
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    assert settings.all_interfaces() == address

@@ -110,57 +110,64 @@ def test_an_idle_connection_lives_longer_than_a_silent_one_and_ends_without_loss
         started = time.monotonic()
         time.sleep(11)
         answered = 0
-        for client in clients:  # for four seconds, in the middle of which they end
+        for client in clients[:-1]:  # for four seconds, in the middle of which they end
             time.sleep(0.02)
             if not is_over(client.sock):
                 client.request("POST", "/predict", ONE, JSON)
                 assert client.getresponse().read() == ANSWER
                 answered += 1
+            client.close()
         assert is_over(silent), "a connection without a request has more than ten seconds"
         assert answered, "no idle connection lives longer than a silent one"
-        while not all(is_over(client.sock) for client in clients):
+        while not is_over(clients[-1].sock):
             assert time.monotonic() < started + 60, "an idle connection does not end"
             time.sleep(0.1)
+        clients[-1].close()
         silent.close()
-        for client in clients:
-            client.close()
 
 
 def test_a_first_head_has_ten_seconds_whatever_keep_alive_is() -> None:
     with Service(GUNICORN_CMD_ARGS="--keep-alive 1") as service, service.connect() as client:
         client.sendall(HEAD)
-        time.sleep(4)
+        time.sleep(2.5)
         client.sendall(b"Content-Length: %d\r\n\r\n" % len(ONE) + ONE)
         assert client.recv(65536).endswith(ANSWER)
 
 
-@pytest.mark.parametrize("sent", [b"", HEAD, LONG % 1000])
-def test_without_keep_alive_who_stalls_is_let_go_all_the_same(sent: bytes) -> None:
-    with Service(GUNICORN_CMD_ARGS="--keep-alive 0") as service:
-        headers = service.request("POST", "/predict", ONE)[1]
-        assert headers["Connection"] == "close"
-        with service.connect(timeout=40) as client, contextlib.suppress(ConnectionResetError):
-            client.sendall(sent)
-            assert client.recv(65536) == b""
+ASKED = LONG % len(ONE) + ONE
 
 
-@pytest.mark.parametrize("requests", [0, 1])
-def test_a_head_that_stalls_is_let_go(service: Service, requests: int) -> None:
-    with service.connect(timeout=60) as client:
-        for _ in range(requests):
-            client.sendall(LONG % len(ONE) + ONE)
-            assert client.recv(65536).endswith(ANSWER)
-        client.sendall(HEAD)
+@pytest.mark.parametrize("arguments", ["", "--keep-alive 0"])
+def test_who_stalls_is_let_go_after_ten_seconds(arguments: str) -> None:
+    stalled = {
+        "without a request": b"",
+        "in a head": HEAD,
+        "in a body": LONG % 1000,
+        # Of which each 64 kB would earn a second more, were there no bound.
+        "at the end of a long body": LONG % LIMIT + b" " * (LIMIT - 1),
+    }
+    with Service(GUNICORN_CMD_ARGS=arguments) as service, contextlib.ExitStack() as clients:
+        again = clients.enter_context(service.connect(timeout=60))
+        again.sendall(ASKED)
+        assert again.recv(65536).endswith(ANSWER)
+        waiting = {"in a second head": again}
+        again.sendall(HEAD)
+        for kind, sent in stalled.items():
+            waiting[kind] = clients.enter_context(service.connect(timeout=60))
+            waiting[kind].sendall(sent)
         started = time.monotonic()
-        assert client.recv(65536) == b""
-        assert 9 < time.monotonic() - started < 60
+        for kind, client in waiting.items():
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(65536) == b"", kind
+            if kind != "in a second head" or not arguments:  # without keep-alive, it ends at once
+                assert 9 < time.monotonic() - started < 25, kind
 
 
 SLOW = 75_000  # bytes a second, what a phone or a hotel may send
 
 
 def test_a_body_that_comes_slowly_is_read(service: Service) -> None:
-    body = LARGE.ljust(12 * SLOW)
+    body = LARGE.ljust(11 * SLOW)
     with service.connect() as client:
         client.sendall(LONG % len(body))
         for start in range(0, len(body), SLOW // 10):
@@ -183,15 +190,6 @@ def test_an_answer_that_is_read_slowly_is_sent(service: Service) -> None:
             received += part
             time.sleep(len(part) / SLOW)
     assert received.count(b"virginica") == 10_000
-
-
-def test_what_moved_fast_earns_no_longer_stall(service: Service) -> None:
-    body = LARGE.ljust(LIMIT)  # of which each 64 kB earn a second, were there no bound
-    with service.connect(timeout=60) as client, contextlib.suppress(ConnectionResetError):
-        client.sendall(LONG % len(body) + body[:-1])
-        started = time.monotonic()
-        assert client.recv(65536) == b""
-    assert time.monotonic() - started < 30
 
 
 AZURE = b"".join(b"X-Azure-%d: %b\r\n" % (index, b"a" * 90) for index in range(33))
@@ -353,7 +351,6 @@ def test_silent_connections_make_room_on_each_address() -> None:
             "--certfile tls.pem --keyfile tls.key",
             "TLS is left to a proxy: start without --certfile and --keyfile.",
         ),
-        ("--workers 0", "WEB_CONCURRENCY or --workers has to be 1 or more."),
     ],
 )
 def test_a_setting_that_cannot_be_served_stops_the_start(arguments: str, sentence: str) -> None:
