@@ -231,6 +231,36 @@ def test_an_error_is_readable_from_another_origin(
     assert [error["pointer"] for error in problem.get("errors", [])] == pointers
 
 
+@pytest.mark.parametrize(
+    ("method", "header", "expected", "allow"),
+    [("GET", 1, 405, {"POST", "OPTIONS"}), ("POST", 80_000, 431, set())],
+)
+def test_the_head_of_a_refusal_is_readable_from_another_origin(
+    browser: webdriver.Chrome,
+    other_origin: str,
+    service: Service,
+    method: str,
+    header: int,
+    expected: int,
+    allow: set[str],
+) -> None:
+    browser.get(f"{other_origin}/openapi.json")
+    status, allowed = browser.execute_async_script(
+        """
+        const [url, method, header, done] = arguments;
+        const headers = { "X-Long": "x".repeat(header) };
+        fetch(url, { method, headers }).then(
+          (response) => done([response.status, response.headers.get("Allow") ?? ""]),
+          (error) => done([error.message, ""]));
+        """,
+        f"http://127.0.0.1:{service.port}/predict",
+        method,
+        header,
+    )
+    assert status == expected
+    assert set(filter(None, allowed.split(", "))) == allow
+
+
 def replace(number: WebElement, typed: str) -> None:
     number.send_keys(Keys.CONTROL + "a", Keys.NULL, Keys.DELETE, typed)
 
