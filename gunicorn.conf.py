@@ -23,13 +23,14 @@ preload_app = True  # the workers share its memory, and a broken model stops the
 # gunicorn's control socket is a file: a read-only disk has no room for it, and all services of a
 # user would have the same one.
 control_socket_disable = True
-# For the workers' heartbeats: a disk may be slow or read-only, which could get one killed.
+# The file of a worker's heartbeat: on a slow disk it could come too late, and on a read-only one
+# it cannot be.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-# Seconds that a connection lives between two requests: longer than a load balancer keeps it, which
-# would send the next one just when it ends. AWS keeps it for 60, nginx 60, Heroku 90.
+# Seconds that a connection lives between two requests: longer than in a load balancer, which could
+# otherwise send a request just when the connection ends. AWS has 60, nginx 60 and Heroku 90.
 keepalive = 95
-# Seconds that running requests have when a worker stops. TERM has to be over in five: at worst a
-# HUP has come just before, for which gunicorn's parent waits so long, too, before it sees TERM.
+# Seconds that running requests have when a worker stops. README promises an end five seconds after
+# TERM: when a HUP has come just before, gunicorn's parent waits for two, and then for two again.
 graceful_timeout = 2
 # Each has a file descriptor. A worker has 11 more, and needs one at times to end a connection.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
@@ -41,7 +42,6 @@ on_starting = worker.check_settings
 def when_ready(arbiter: Any) -> None:
     """Say where the page is, and freeze what the workers are going to share."""
     for address in arbiter.cfg.address:
-        if isinstance(address, tuple):  # not the path of a Unix socket
-            page = settings.page("localhost" if address[0] == host else address[0], address[1])
-            arbiter.log.info("The page: %s", page)
+        if isinstance(address, tuple):  # a host and a port, not the path of a Unix socket
+            arbiter.log.info("The page: %s", settings.page(*address))
     gc.freeze()  # the garbage collector would copy 30 MB of it into each worker

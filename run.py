@@ -242,5 +242,5 @@ class RequestHandler(WSGIRequestHandler):
 if __name__ == "__main__":
     port = settings.port()
     host = "127.0.0.1" if app.debug else settings.all_interfaces()  # a debugger runs any code
-    print(f" * The page: {settings.page('localhost', port)}")
+    print(f" * The page: {settings.page(host, port)}")
     app.run(host, port, request_handler=RequestHandler)

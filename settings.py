@@ -31,7 +31,11 @@ def all_interfaces() -> str:
 
 
 def page(host: str, port: int) -> str:
-    """Return the address of the page that shows the model."""
+    """Return the address of the page that shows the model, on a server that listens there."""
+    if host in ("::", "0.0.0.0"):
+        host = "localhost"
+    elif ":" in host:
+        host = f"[{host}]"
     return f"http://{host}:{port}/static/index.html"
 
 
@@ -58,7 +62,7 @@ def origins(value: Any) -> list[Any]:
     """Return the origins in a text, separated by commas, or in a list that is not empty."""
     if isinstance(value, str):
         return [origin.strip() for origin in value.split(",")]
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and value:  # an empty one would mean nobody, surely by mistake
         return value
     raise not_an_origin(value)
 
@@ -66,9 +70,9 @@ def origins(value: Any) -> list[Any]:
 def pattern(origin: Any) -> str | re.Pattern[str]:
     """Return the pattern of an origin for Flask-Cors; raise SystemExit unless it is one, or `*`.
 
-    Text with a special character would be a regular expression for Flask-Cors: an IPv6 address in
-    brackets, and `https://*.example.com`, which allows `https://xexample.com`. And `null`, the
-    origin of every page in a sandbox, would let everybody in.
+    It is a pattern, as Flask-Cors takes text with brackets, which an IPv6 address has, for a
+    regular expression. `https://*.example.com` is refused, which would allow
+    `https://xexample.com`, and `null`, the origin of every page in a sandbox, which anybody has.
     """
     if origin == "*":
         return origin

@@ -39,7 +39,7 @@ SEND_BUFFER = 2**15  # bytes, doubled by Linux: the kernel's memory for an answe
 
 
 def check_settings(arbiter: Any) -> None:
-    """Stop the start, with a sentence, for what gunicorn can serve and Worker cannot.
+    """Stop the start, with a sentence, for settings with which Worker cannot serve.
 
     gunicorn calls it as its hook on_starting, with the settings of the command line, too.
     """
@@ -87,15 +87,16 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def accept(self, listener: Any) -> None:
         """Accept connections until the worker stops, and serve each in a greenlet of its own.
 
-        In each turn of the event loop it accepts one for every 16 that are open, but one at least:
-        with few connections the others are left to the other workers, and with many, whose turns
-        are long, a crowd of new ones does not wait for as many turns.
+        In each turn of the event loop it accepts one, so that the other workers get their share of
+        those that wait. With many open connections turns are long, and it accepts more: one for
+        every 16 that are open.
         """
         listener.settimeout(SWEEP)  # to see in time that the worker is to stop
         while self.alive:
             try:
                 for _ in range(1 + len(self.pool) // 16):
                     connection, address = listener.accept()
+                    # Early, as a connection that ends keeps its place for a moment.
                     if self.pool.free_count() <= self.pool.size // 16:
                         gevent.sleep(A_TURN)  # for the requests that have come on silent ones
                         self.make_room()
@@ -128,7 +129,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         if isinstance(address, tuple):  # it is text where the listener is a Unix socket
             address = (without_prefix(address[0]), address[1])
         try:
-            # As the listener, too: its name is the same, and it may be closed by now.
+            # The client stands for the listener, too, which gunicorn asks for its address: it is
+            # the same, and the listener may be closed by now.
             self.handle(client, client, address)
             self.put(client, self.silent, TIMEOUT)
             client.finish()
@@ -170,14 +172,20 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             clients.pop(client, None)
 
     def make_room(self) -> None:
-        """End the oldest silent connection, or else the oldest idle one, for a new one."""
+        """End the oldest silent connection, or else the oldest idle one.
+
+        Its place is free when its greenlet has seen that.
+        """
         for clients in (self.silent, self.idle):
             for client in clients:
                 client.end()
                 return
 
     def end_overdue(self) -> None:
-        """End every connection whose time is over."""
+        """End every connection whose time is over.
+
+        Nothing here waits, so no other greenlet changes the dicts meanwhile.
+        """
         now = time.monotonic()
         for clients in (self.silent, self.idle):
             for client in clients:
@@ -190,8 +198,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def end_unused(self) -> None:
         """End every connection that has been without a request for a while.
 
-        One that is in use has had an answer by then that says "close". A request that arrives
-        just now is still answered.
+        Since `alive` is false, each answer says "close": whoever has gone on asking is gone after
+        that while. A request that arrives just now is still answered.
         """
         now = time.monotonic()
         for clients in (self.silent, self.idle):
@@ -301,7 +309,7 @@ class Client:
         """Do nothing. gunicorn calls this when it is done, and Worker.serve calls `finish` then."""
 
     def finish(self) -> None:
-        """Close the connection after the client has closed it, or has had TIMEOUT to do so.
+        """Close the connection after the client has, or its time is over, or it sends too much.
 
         Closing it with unread bytes would reset it, and the client would lose the answer.
         """
@@ -366,7 +374,7 @@ def content_length(request: Request) -> int:
 def read_rest(request: Request, limit: int) -> None:
     """Read what the application left of a body, or end the connection where it is too much.
 
-    Only the length of each part is kept, as a client that stalls makes the next one wait.
+    No variable keeps a part: it would stay in memory while a slow client lets the read wait.
     """
     rest = 0
     try:

@@ -528,7 +528,8 @@ def test_the_debugger_is_on_only_if_asked_and_only_here(
 
     monkeypatch.setattr(flask.Flask, "run", serve)
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
-    assert "http://localhost:3000/static/index.html" in capsys.readouterr().out
+    shown = "127.0.0.1" if debug else "localhost"
+    assert f"http://{shown}:3000/static/index.html" in capsys.readouterr().out
     monkeypatch.setenv("PORT", "3001")
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
     assert served == [(host, 3000, debug), (host, 3001, debug)]
