@@ -32,7 +32,7 @@ keepalive = 95
 # Seconds that running requests have when a worker stops. README promises an end five seconds after
 # TERM: when a HUP has come just before, gunicorn's parent waits for two, and then for two again.
 graceful_timeout = 2
-# Each has a file descriptor. A worker has 11 more, and needs one at times to end a connection.
+# Each connection has a file descriptor. A worker has 11 more, and needs some to end connections.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
 forwarder_headers = ""  # else SCRIPT_NAME from 127.0.0.1 counts, which a proxy may forward
 sendfile = False  # it would go past worker.Client
