@@ -29,10 +29,11 @@ from flask import Flask, Response, jsonify, request
 from flask_cors import CORS
 from werkzeug.test import run_wsgi_app
 
-from tests.service import FLOWER, ROOT, Service
+from tests.iris import FLOWER
+from tests.service import PICKLE, ROOT, Service
 
 ONE = json.dumps(FLOWER).encode()
-LENGTHS = np.random.default_rng(0).uniform(0, 8, (1_000, 4)).round(1).tolist()
+LENGTHS = np.random.default_rng(0).uniform(0, 8, (1_000, len(FLOWER))).round(1).tolist()
 THOUSAND = json.dumps([dict(zip(FLOWER, lengths, strict=True)) for lengths in LENGTHS]).encode()
 
 
@@ -56,7 +57,7 @@ def tutorial() -> Flask:
     app = Flask("tutorial")
     app.get("/")(lambda: "hello!!")
     CORS(app)
-    with gzip.open(ROOT / "model" / "xgboost-iris.pgz") as file:
+    with gzip.open(PICKLE) as file:
         classifier = pickle.load(file)
 
     @app.post("/predict")
@@ -117,10 +118,10 @@ def in_process() -> None:
     print(f"{classes / one:8.2f}  a thousand different flowers' classes / one flower's")
     print(f"{probabilities / classes:8.2f}  a thousand flowers' probabilities / their classes")
 
-    classifier = pickle.loads(gzip.decompress((ROOT / "model" / "xgboost-iris.pgz").read_bytes()))
+    classifier = pickle.loads(gzip.decompress(PICKLE.read_bytes()))
     booster = model.load(ROOT / "model")
     for count, times in ((1, 200), (1_000, 20), (100_000, 1)):
-        flowers = np.random.default_rng(0).uniform(0, 8, (count, 4)).astype(np.float32)
+        flowers = np.random.default_rng(0).uniform(0, 8, (count, len(FLOWER))).astype(np.float32)
         predict: Callable[..., Any] = model.predict if count == 1 else model.classes
         table, wrapped, inplace = medians(
             partial(predict, flowers),

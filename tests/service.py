@@ -16,9 +16,19 @@ from typing import Any, Self
 
 import pytest
 
+from tests.iris import FLOWER, LABEL
+
 ROOT = Path(__file__).parents[1]
-FLOWER = {"sepalLengthCm": 5.9, "sepalWidthCm": 3, "petalLengthCm": 5.1, "petalWidthCm": 1.8}
+(PICKLE,) = ROOT.glob("model/*.pgz")
 JSON = {"Content-Type": "application/json"}
+
+
+def answer_of(label: str) -> bytes:
+    """Return the body of the answer to a flower of a class."""
+    return b'{"return":"%b"}' % label.encode()
+
+
+ANSWER = answer_of(LABEL)  # to FLOWER
 
 # The tests' tools come from npm and PyPI, which put their programs here.
 NODE_MODULES = ROOT / "tests" / "node_modules"
@@ -156,7 +166,7 @@ class Load:
                 connection.request("POST", "/predict", body, JSON)
                 response = connection.getresponse()
                 answer = response.status, response.read()
-                assert answer == (200, b'{"return":"2"}'), answer
+                assert answer == (200, ANSWER), answer
                 self.answered += 1
             except (OSError, http.client.HTTPException, AssertionError) as failure:
                 self.failures.append(failure)

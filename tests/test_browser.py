@@ -19,7 +19,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 import model
-from tests.service import FLOWER, ROOT, Service, free_port, tool
+from tests.iris import FLOWER
+from tests.service import ROOT, Service, free_port, tool
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from tests.service import FLOWER, JSON, PATH, ROOT, Service, tool
+from tests import iris
+from tests.iris import FLOWER, LABEL
+from tests.service import ANSWER, JSON, PATH, ROOT, Service, tool
 
 pytestmark = pytest.mark.slow
 
+LAST = list(FLOWER)[-1]
+WRONG_FLOWER = FLOWER | {LAST: iris.TOO_GREAT}
 OPENAPI = ROOT / "static" / "openapi.json"
 POSTMAN = ROOT / "static" / "postman_collection.json"
 
@@ -114,7 +118,7 @@ import { Configuration, ModelApi, ResponseError, ServiceApi } from "./client";
 
 const configuration = new Configuration({ basePath: process.argv[2] });
 const model = new ModelApi(configuration);
-const flower = JSON.parse(process.argv[3]);
+const [flower, wrong] = process.argv.slice(3).map((text) => JSON.parse(text));
 
 async function main() {
   const { _return: one } = await model.predict({ flowerOrBatch: flower });
@@ -122,7 +126,7 @@ async function main() {
   const { _return: probabilities } = await model.predictProba({ flowerOrBatch: flower });
   const { _return: each } = await model.predictProba({ flowerOrBatch: [flower, flower] });
   const refused = await model
-    .predict({ flowerOrBatch: { ...flower, petalWidthCm: 101 } })
+    .predict({ flowerOrBatch: wrong })
     .catch(async (error: ResponseError) => (await error.response.json()).errors[0].pointer);
   const hello = await new ServiceApi(configuration).hello();
   console.log(JSON.stringify([one, many, probabilities, each, refused, hello]));
@@ -139,14 +143,16 @@ def test_a_typescript_client_compiles_and_answers(service: Service, tmp_path: Pa
     (tmp_path / "main.ts").write_text(f"declare const process: any;{TYPESCRIPT}")
     run("tsc", "--strict", "--target", "es2022", "--module", "commonjs", "main.ts", cwd=tmp_path)
     url = f"http://127.0.0.1:{service.port}"
-    answers = json.loads(run("node", tmp_path / "main.js", url, json.dumps(FLOWER)))
+    flowers = [json.dumps(FLOWER), json.dumps(WRONG_FLOWER)]
+    answers = json.loads(run("node", tmp_path / "main.js", url, *flowers))
     one, many, probabilities, each, refused, hello = answers
-    assert (one, many, refused, hello) == ("2", ["2", "2"], "/petalWidthCm", "hello!!")
-    assert probabilities["virginica"] == pytest.approx(0.995155, abs=1e-6)
+    assert (one, many, refused, hello) == (LABEL, [LABEL, LABEL], f"/{LAST}", "hello!!")
+    assert probabilities == pytest.approx(iris.PROBABILITIES, abs=1e-6)
     assert each == [probabilities, probabilities]
 
 
 PYTHON = """
+import json
 import sys
 from client import Client
 from client.api.model import predict, predict_proba
@@ -154,13 +160,13 @@ from client.api.service import hello
 from client.models import Flower
 
 client = Client(sys.argv[1])
-lengths = [5.9, 3, 5.1, 1.8]
+lengths, wrong = json.loads(sys.argv[2]), json.loads(sys.argv[3])
 one = predict.sync(client=client, body=Flower(*lengths)).return_
 many = predict.sync(client=client, body=[Flower(*lengths), Flower(*lengths)]).return_
 each = predict_proba.sync(client=client, body=[Flower(*lengths)]).return_
 assert predict_proba.sync(client=client, body=Flower(*lengths)).return_ == each[0]
-refused = predict.sync(client=client, body=Flower(5.9, 3, 5.1, 101)).errors[0].pointer
-print(one, *many, round(each[0].virginica, 6), refused, hello.sync(client=client))
+refused = predict.sync(client=client, body=Flower(*wrong)).errors[0].pointer
+print(one, *many, round(getattr(each[0], sys.argv[4]), 6), refused, hello.sync(client=client))
 """
 
 
@@ -168,8 +174,12 @@ def test_a_python_client_answers(service: Service, tmp_path: Path) -> None:
     generator = ["openapi-python-client", "generate", "--meta=none", "--fail-on-warning"]
     run(*generator, f"--path={OPENAPI}", f"--output-path={tmp_path / 'client'}")
     (tmp_path / "main.py").write_text(PYTHON)
-    printed = run("python", tmp_path / "main.py", f"http://127.0.0.1:{service.port}")
-    assert printed == "2 2 2 0.995155 /petalWidthCm hello!!\n"
+    url = f"http://127.0.0.1:{service.port}"
+    flowers = [json.dumps(list(flower.values())) for flower in (FLOWER, WRONG_FLOWER)]
+    species = list(iris.PROBABILITIES)[-1]
+    printed = run("python", tmp_path / "main.py", url, *flowers, species)
+    probability = iris.PROBABILITIES[species]
+    assert printed == f"{LABEL} {LABEL} {LABEL} {probability} /{LAST} hello!!\n"
 
 
 @pytest.mark.parametrize(
@@ -188,16 +198,13 @@ def test_a_recipe_adds_the_class_to_a_csv(
             pytest.fail(f"{imports} fails")
         pytest.skip(f"{imports} fails")
 
-    flowers = [
-        {"sepal_length": 5.9, "sepal_width": 3.0, "petal_length": 5.1, "petal_width": 1.8},
-        {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2},
-    ]
-    with (tmp_path / "iris.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, ["row", *flowers[0]])
-        table.writeheader()
-        for row in range(20_001):  # each length in full precision
-            flower = {name: length + row / 3e7 for name, length in flowers[row % 2].items()}
-            table.writerow({"row": row, **flower})
+    rows = 2 * iris.ROOM + 1
+    flowers = [FLOWER, iris.OTHER]
+    with (tmp_path / iris.CSV).open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["row", *iris.COLUMNS])
+        for row in range(rows):  # each length in full precision
+            table.writerow([row, *(length + row / 3e7 for length in flowers[row % 2].values())])
 
     readme = (ROOT / "README.md").read_text("utf-8")
     (recipe,) = re.findall(f"^```{language}\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
@@ -207,7 +214,8 @@ def test_a_recipe_adds_the_class_to_a_csv(
 
     with (tmp_path / "predicted.csv").open(newline="") as file:
         answered = [(int(row["row"]), row["class"]) for row in csv.DictReader(file)]
-    assert answered == [(row, "20"[row % 2]) for row in range(20_001)]
+    labels = [LABEL, iris.OTHER_LABEL]
+    assert answered == [(row, labels[row % 2]) for row in range(rows)]
 
 
 def test_newman_finds_every_answer_as_expected(service: Service) -> None:
@@ -251,7 +259,7 @@ sent.end(flower.slice(9));
 
 
 def test_node_sends_a_body_in_parts(service: Service) -> None:
-    assert node(CHUNKED, str(service.port), json.dumps(FLOWER)) == '{"return":"2"}'
+    assert node(CHUNKED, str(service.port), json.dumps(FLOWER)) == ANSWER.decode()
 
 
 def test_urllib3_sends_a_file(service: Service, tmp_path: Path) -> None:
@@ -260,7 +268,7 @@ def test_urllib3_sends_a_file(service: Service, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{service.port}/predict"
     with path.open("rb") as file, urllib3.PoolManager() as pool:
         answer = pool.request("POST", url, body=file, headers=JSON)
-    assert answer.data == b'{"return":"2"}'
+    assert answer.data == ANSWER
 
 
 def test_curl_sends_a_pipe(service: Service) -> None:
@@ -268,4 +276,4 @@ def test_curl_sends_a_pipe(service: Service) -> None:
     header = f"Content-Type: {JSON['Content-Type']}"
     command = [tool("curl"), "--silent", "--upload-file", "-", "--request", "POST", "-H", header]
     answer = subprocess.run([*command, url], input=json.dumps(FLOWER).encode(), capture_output=True)
-    assert answer.stdout == b'{"return":"2"}'
+    assert answer.stdout == ANSWER

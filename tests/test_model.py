@@ -1,6 +1,6 @@
 import gzip
 import hashlib
-import itertools
+import json
 import os
 import pickle
 import subprocess
@@ -13,12 +13,13 @@ import pytest
 import xgboost
 
 import model
-from tests.service import ROOT
+from tests import iris
+from tests.service import PICKLE, ROOT
 
-PICKLE = ROOT / "model" / "xgboost-iris.pgz"
-VIRGINICA = [5.9, 3, 5.1, 1.8]
-SETOSA = [5.1, 3.5, 1.4, 0.2]
-
+ONE = list(iris.FLOWER.values())
+OTHER = list(iris.OTHER.values())
+FEATURES = len(iris.FLOWER)
+CLASSES = len(iris.PROBABILITIES)
 
 BOTH_WAYS = pytest.mark.parametrize(
     "max_cells", [model.MAX_CELLS, 0], ids=["from the table", "from XGBoost"]
@@ -41,37 +42,37 @@ def classifier() -> xgboost.XGBClassifier:
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize(
-    "flower", [VIRGINICA, [VIRGINICA], np.array(VIRGINICA), np.array([VIRGINICA], np.float32)]
-)
+@pytest.mark.parametrize("flower", [ONE, [ONE], np.array(ONE), np.array([ONE], np.float32)])
 def test_one_flower_has_its_class(
     flower: Any, max_cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "classes", answers(model.most_probable, max_cells))
-    assert str(model.predict(flower)) == "2"
+    assert str(model.predict(flower)) == iris.LABEL
 
 
 @BOTH_WAYS
 def test_many_flowers_have_their_classes(max_cells: int) -> None:
-    flowers = np.array([VIRGINICA, SETOSA], np.float32)
-    assert answers(model.most_probable, max_cells)(flowers).tolist() == [2, 0]
+    flowers = np.array([ONE, OTHER], np.float32)
+    expected = [int(iris.LABEL), int(iris.OTHER_LABEL)]
+    assert answers(model.most_probable, max_cells)(flowers).tolist() == expected
 
 
 @BOTH_WAYS
 def test_one_flower_has_its_probabilities(max_cells: int) -> None:
-    probabilities = answers(unchanged, max_cells)(np.array([SETOSA], np.float32))
+    probabilities = answers(unchanged, max_cells)(np.array([OTHER], np.float32))
     assert probabilities.dtype == np.float32
-    assert probabilities[0].tolist() == pytest.approx([0.993091, 0.005326, 0.001583], abs=1e-6)
+    expected = list(iris.OTHER_PROBABILITIES.values())
+    assert probabilities[0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @BOTH_WAYS
 def test_no_flowers_have_no_classes(max_cells: int) -> None:
-    none = np.empty((0, 4), np.float32)
+    none = np.empty((0, FEATURES), np.float32)
     assert answers(model.most_probable, max_cells)(none).shape == (0,)
-    assert answers(unchanged, max_cells)(none).shape == (0, 3)
+    assert answers(unchanged, max_cells)(none).shape == (0, CLASSES)
 
 
-def test_the_table_has_1960_cells() -> None:
+def test_xgboost_is_asked_once_for_each_cell() -> None:
     asked: list[int] = []
 
     def convert(probabilities: model.Array) -> model.Array:
@@ -79,8 +80,8 @@ def test_the_table_has_1960_cells() -> None:
         return probabilities
 
     look_up = model.tabulate(model.load(ROOT / "model"), convert)
-    look_up(np.array([VIRGINICA, SETOSA], np.float32))
-    assert asked == [1_960]
+    look_up(np.array([ONE, OTHER], np.float32))
+    assert asked == [iris.ASKED]
 
 
 def around(booster: xgboost.Booster, flowers: int) -> model.Array:
@@ -101,7 +102,9 @@ def test_every_answer_is_xgboosts_to_the_bit(
     classifier: xgboost.XGBClassifier, max_cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classes = answers(model.most_probable, max_cells)
-    random = np.random.default_rng(42).uniform(0, 8, (100_000, 4)).astype(np.float32)
+    # Each length up to twice that of a flower, which most thresholds are near.
+    factors = np.random.default_rng(42).uniform(0, 2, (100_000, FEATURES))
+    random = (factors * ONE).astype(np.float32)
     for flowers in (around(classifier.get_booster(), 200_000), random):
         expected = classifier.get_booster().inplace_predict(flowers)
         assert answers(unchanged, max_cells)(flowers).tobytes() == expected.tobytes()
@@ -153,23 +156,27 @@ def test_a_double_is_rounded_to_float32_as_xgboost_does(
     classifier: xgboost.XGBClassifier, max_cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "classes", answers(model.most_probable, max_cells))
-    edges = [edge.astype(np.float64) for edge in model.thresholds(classifier.get_booster())[0]]
-    around = [np.concatenate([np.nextafter(edge, 0), np.nextafter(edge, 9)]) for edge in edges]
-    for flower in list(itertools.product(*around))[::100]:
-        assert model.predict(flower) == classifier.predict(np.array([flower]))[0]
+    random = np.random.default_rng(42)
+    columns = []
+    for edge in model.thresholds(classifier.get_booster())[0]:
+        double = edge.astype(np.float64)
+        around = [np.nextafter(double, -np.inf), np.nextafter(double, np.inf), np.zeros(1)]
+        columns.append(random.choice(np.concatenate(around), 200))
+    for flower in np.stack(columns, axis=-1):
+        assert model.predict(flower) == classifier.predict(flower[None])[0]
 
 
 @pytest.mark.parametrize(
     ("flower", "message"),
     [
-        ([VIRGINICA, SETOSA], "one flower"),
-        (VIRGINICA[:3], r"not \(3,\)"),
-        ([*VIRGINICA, 1], r"not \(5,\)"),
-        ([[VIRGINICA]], r"not \(1, 1, 4\)"),
+        ([ONE, OTHER], "one flower"),
+        (ONE[:-1], rf"not \({FEATURES - 1},\)"),
+        ([*ONE, 1], rf"not \({FEATURES + 1},\)"),
+        ([[ONE]], rf"not \(1, 1, {FEATURES}\)"),
         (5.9, r"not \(\)"),
-        ([5.9, 3, 5.1, np.nan], "finite"),
-        ([5.9, 3, 5.1, -np.inf], "finite"),
-        (["long", 3, 5.1, 1.8], "float"),
+        ([*ONE[:-1], np.nan], "finite"),
+        ([*ONE[:-1], -np.inf], "finite"),
+        (["long", *ONE[1:]], "float"),
     ],
 )
 def test_predict_refuses_what_is_not_one_flower(flower: Any, message: str) -> None:
@@ -179,7 +186,7 @@ def test_predict_refuses_what_is_not_one_flower(flower: Any, message: str) -> No
 
 def test_a_length_beyond_float32_is_refused() -> None:
     with pytest.warns(RuntimeWarning, match="overflow"), pytest.raises(ValueError, match="finite"):
-        model.predict(np.array([5.9, 3, 5.1, 1e39]))
+        model.predict(np.array([*ONE[:-1], 1e39]))
 
 
 def write(path: Path, pickled: bytes) -> Path:
@@ -261,17 +268,23 @@ def fitted(features: int, classes: int, **parameters: Any) -> xgboost.XGBClassif
 @pytest.mark.parametrize(
     ("pickled", "message"),
     [
-        (fitted(5, 3), "has 5 features and 3 classes"),
-        (fitted(4, 4), "has 4 features and 4 classes"),
-        (fitted(4, 2), "has 4 features and 2 classes"),
-        (fitted(4, 3).get_booster(), "holds a Booster: only an XGBClassifier is served here"),
+        (fitted(FEATURES + 1, CLASSES), f"has {FEATURES + 1} features and {CLASSES} classes"),
+        (fitted(FEATURES, CLASSES + 1), f"has {FEATURES} features and {CLASSES + 1} classes"),
+        (fitted(FEATURES, 2), f"has {FEATURES} features and 2 classes"),
+        (
+            fitted(FEATURES, CLASSES).get_booster(),
+            "holds a Booster: only an XGBClassifier is served here",
+        ),
         (bytearray(), "holds a bytearray: only an XGBClassifier is served here"),
         (
-            fitted(4, 3, objective="multi:softmax"),
+            fitted(FEATURES, CLASSES, objective="multi:softmax"),
             "does not answer with a probability for each class: train with objective=",
         ),
-        (fitted(4, 3, booster="dart"), "is a dart model: train with booster='gbtree'"),
-        (fitted(4, 3, booster="gblinear"), "is a gblinear model: train with booster='gbtree'"),
+        (fitted(FEATURES, CLASSES, booster="dart"), "is a dart model: train with booster='gbtree'"),
+        (
+            fitted(FEATURES, CLASSES, booster="gblinear"),
+            "is a gblinear model: train with booster='gbtree'",
+        ),
     ],
 )
 def test_another_model_is_refused(tmp_path: Path, pickled: Any, message: str) -> None:
@@ -283,8 +296,8 @@ def test_another_model_is_refused(tmp_path: Path, pickled: Any, message: str) ->
 def test_a_binary_model_is_refused_for_two_species(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "SPECIES", ("setosa", "virginica"))
-    path = write(tmp_path / "iris.pgz", pickle.dumps(fitted(4, 2)))
+    monkeypatch.setattr(model, "SPECIES", ("one", "other"))
+    path = write(tmp_path / "iris.pgz", pickle.dumps(fitted(FEATURES, 2)))
     assert "objective='multi:softprob'" in refusal(path)
 
 
@@ -296,12 +309,12 @@ def test_the_folder_has_one_model(tmp_path: Path, names: list[str]) -> None:
 
 
 FORK = """
-import os, sys
+import json, os, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import model
 import numpy as np
-flower = [[5.9, 3, 5.1, 1.8]]
+flower = [json.loads(sys.argv[3])]
 flowers = np.array(flower * 10_000, np.float32)
 booster = model.load(Path(model.__file__).parent / "model")
 model.classes = model.tabulate(booster, model.most_probable, int(sys.argv[2]))
@@ -314,5 +327,5 @@ os._exit(model.predict(flower) + model.classes(flowers)[0])
 
 @pytest.mark.parametrize("max_cells", [model.MAX_CELLS, 0])
 def test_it_answers_after_a_fork_from_any_folder(tmp_path: Path, max_cells: int) -> None:
-    command = [sys.executable, "-c", FORK, ROOT, str(max_cells)]
-    assert subprocess.run(command, cwd=tmp_path, timeout=30).returncode == 4
+    command = [sys.executable, "-c", FORK, ROOT, str(max_cells), json.dumps(ONE)]
+    assert subprocess.run(command, cwd=tmp_path, timeout=30).returncode == 2 * int(iris.LABEL)

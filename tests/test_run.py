@@ -12,21 +12,27 @@ import model
 import run
 import settings
 from body import SMALL
-from tests.service import FLOWER, ROOT
+from tests import iris
+from tests.iris import EXPECTED, FLOWER
+from tests.service import ANSWER, ROOT, answer_of
 
-SETOSA = {"sepalLengthCm": 5.1, "sepalWidthCm": 3.5, "petalLengthCm": 1.4, "petalWidthCm": 0.2}
+FIRST, *_, LAST = FLOWER
 ONE = json.dumps(FLOWER)
+BOTH_ANSWERS = f'{{"return":["{iris.LABEL}","{iris.OTHER_LABEL}"]}}'.encode()
 LIMIT = run.app.config["MAX_CONTENT_LENGTH"]
-EXPECTED = "expected a number from 0 to 100, in cm, got "
 
 
 def changed(**fields: Any) -> bytes:
     return json.dumps(FLOWER | fields).encode()
 
 
+def last(value: Any) -> bytes:
+    return changed(**{LAST: value})
+
+
 def raw(length: str) -> bytes:
-    """The flower's petal width as it is written, which need not be JSON."""
-    return ONE.replace("1.8", length).encode()
+    """The flower's last length as it is written, which need not be JSON."""
+    return last("?").replace(b'"?"', length.encode())
 
 
 NOT_JSON = [
@@ -59,8 +65,8 @@ NOT_JSON = [
     b"[" * 400_000 + b"]" * 400_000,
     b'{"a":' * 150_000,
     b'{"note": ' + b"[" * 400_000 + b"]" * 400_000 + b", " + ONE[1:].encode(),
-    b'{"sepalLengthCm": "long", "note": ' + b"[" * 400_000 + b"]" * 400_000 + b"}",
-    b'{"sepalLengthCm": "long", and so on',
+    b'{"%b": "long", "note": ' % FIRST.encode() + b"[" * 400_000 + b"]" * 400_000 + b"}",
+    b'{"%b": "long", and so on' % FIRST.encode(),
 ]
 
 WRONG = [
@@ -73,25 +79,25 @@ WRONG = [
         ("/2", "expected an object, got []"),
         ("/3", "expected an object, got null"),
     ]),
-    (changed(petalWidthCm=None), [("/petalWidthCm", f"{EXPECTED}null")]),
-    (changed(petalWidthCm="1.8"), [("/petalWidthCm", f'{EXPECTED}"1.8"')]),
-    (changed(petalWidthCm=True), [("/petalWidthCm", f"{EXPECTED}true")]),
-    (changed(petalWidthCm=[1.8]), [("/petalWidthCm", f"{EXPECTED}[1.8]")]),
-    (changed(petalWidthCm={}), [("/petalWidthCm", f"{EXPECTED}{{}}")]),
-    (changed(petalWidthCm=-0.1), [("/petalWidthCm", f"{EXPECTED}-0.1")]),
-    (changed(petalWidthCm=100.1), [("/petalWidthCm", f"{EXPECTED}100.1")]),
-    (raw("1e39"), [("/petalWidthCm", f"{EXPECTED}1e39")]),
-    (raw("1e400"), [("/petalWidthCm", f"{EXPECTED}1e400")]),
-    (raw("9" * 5000), [("/petalWidthCm", f"{EXPECTED}{'9' * 40}")]),
-    (changed(sepalLengthCm=-1, petalLengthCm="ü"), [
-        ("/sepalLengthCm", f"{EXPECTED}-1"),
-        ("/petalLengthCm", f'{EXPECTED}"\\u00fc"'),
+    (last(None), [(f"/{LAST}", f"{EXPECTED}null")]),
+    (last("1.8"), [(f"/{LAST}", f'{EXPECTED}"1.8"')]),
+    (last(True), [(f"/{LAST}", f"{EXPECTED}true")]),
+    (last([1.8]), [(f"/{LAST}", f"{EXPECTED}[1.8]")]),
+    (last({}), [(f"/{LAST}", f"{EXPECTED}{{}}")]),
+    (last(iris.TOO_SMALL), [(f"/{LAST}", f"{EXPECTED}{iris.TOO_SMALL}")]),
+    (last(iris.TOO_GREAT), [(f"/{LAST}", f"{EXPECTED}{iris.TOO_GREAT}")]),
+    (raw("1e39"), [(f"/{LAST}", f"{EXPECTED}1e39")]),
+    (raw("1e400"), [(f"/{LAST}", f"{EXPECTED}1e400")]),
+    (raw("9" * 5000), [(f"/{LAST}", f"{EXPECTED}{'9' * 40}")]),
+    (changed(**{FIRST: -1_000_000, LAST: "ü"}), [
+        (f"/{FIRST}", f"{EXPECTED}-1000000"),
+        (f"/{LAST}", f'{EXPECTED}"\\u00fc"'),
     ]),
-    (json.dumps([FLOWER] * 17 + [FLOWER | {"petalWidthCm": ""}]).encode(), [
-        ("/17/petalWidthCm", f'{EXPECTED}""'),
+    (json.dumps([FLOWER] * 17 + [FLOWER | {LAST: ""}]).encode(), [
+        (f"/17/{LAST}", f'{EXPECTED}""'),
     ]),
-    (b'{"petalWidthCm": true, ' + ONE[1:].encode(), [
-        ("", "Expected `float`, got `bool` - at `$.petalWidthCm`"),
+    (b'{"%b": true, ' % LAST.encode() + ONE[1:].encode(), [
+        ("", f"Expected `float`, got `bool` - at `$.{LAST}`"),
     ]),
 ]  # fmt: skip
 
@@ -116,15 +122,14 @@ def test_the_health_check_says_hello(client: FlaskClient, method: str) -> None:
 @pytest.mark.parametrize(
     ("body", "answer"),
     [
-        (ONE.encode(), b'{"return":"2"}'),
-        (f"[{ONE}, {json.dumps(SETOSA)}]".encode(), b'{"return":["2","0"]}'),
+        (ONE.encode(), ANSWER),
+        (f"[{ONE}, {json.dumps(iris.OTHER)}]".encode(), BOTH_ANSWERS),
         (b"[]", b'{"return":[]}'),
-        (changed(petalWidthCm=0), b'{"return":"2"}'),
-        (changed(petalWidthCm=100), b'{"return":"2"}'),
-        (changed(petalWidthCm=-0.0), b'{"return":"2"}'),
-        (changed(note={"deep": [["ü"]]}, sepalLengthMm=59), b'{"return":"2"}'),
-        (b" \r\n\t" + ONE.encode() + b"\n", b'{"return":"2"}'),
-        (b"\xef\xbb\xbf" + ONE.encode(), b'{"return":"2"}'),  # as Windows PowerShell writes it
+        *((last(limit), answer_of(label)) for limit, label in iris.LABELS_AT_LIMITS.items()),
+        (last(-0.0), answer_of(iris.LABELS_AT_LIMITS[0])),
+        (changed(note={"deep": [["ü"]]}, **{f"{FIRST}InMm": 59}), ANSWER),
+        (b" \r\n\t" + ONE.encode() + b"\n", ANSWER),
+        (b"\xef\xbb\xbf" + ONE.encode(), ANSWER),  # as Windows PowerShell writes it
     ],
 )
 def test_flowers_have_their_classes(client: FlaskClient, body: bytes, answer: bytes) -> None:
@@ -135,23 +140,21 @@ def test_flowers_have_their_classes(client: FlaskClient, body: bytes, answer: by
 
 def test_flowers_have_their_probabilities(client: FlaskClient) -> None:
     one = client.post("/predict_proba", json=FLOWER).json
-    many = client.post("/predict_proba", json=[SETOSA, FLOWER]).json
-    assert list(one["return"]) == ["setosa", "versicolor", "virginica"]
-    assert one["return"] == pytest.approx(
-        {"setosa": 0.000852, "versicolor": 0.003993, "virginica": 0.995155}, abs=1e-6
-    )
+    many = client.post("/predict_proba", json=[iris.OTHER, FLOWER]).json
+    assert list(one["return"]) == list(iris.PROBABILITIES)
+    assert one["return"] == pytest.approx(iris.PROBABILITIES, abs=1e-6)
     assert many["return"][1] == one["return"]
-    assert many["return"][0]["setosa"] == pytest.approx(0.993091, abs=1e-6)
+    assert many["return"][0] == pytest.approx(iris.OTHER_PROBABILITIES, abs=1e-6)
     assert client.post("/predict_proba", json=[]).json == {"return": []}
 
 
 def test_the_whole_dataset_is_one_request(client: FlaskClient) -> None:
-    flowers = json.loads((ROOT / "static" / "iris.json").read_text())
-    assert len(flowers) == 150
+    flowers = json.loads((ROOT / "static" / iris.DATA).read_text())
+    assert len(flowers) == iris.SIZE
     species = [flower["species"] for flower in flowers]
     classes = client.post("/predict", json=flowers).json["return"]
-    wrong = [i for i in range(150) if model.SPECIES[int(classes[i])] != species[i]]
-    assert wrong == [77, 106, 138]  # the 3 of 45 in the test split, where accuracy is 0.933
+    wrong = [i for i in range(iris.SIZE) if model.SPECIES[int(classes[i])] != species[i]]
+    assert wrong == iris.WRONG_ANSWERS
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict_proba"])
@@ -174,11 +177,12 @@ def test_every_wrong_field_is_named(
     ]
 
 
-@pytest.mark.parametrize(("flowers", "more"), [(25, False), (26, True)])
-def test_errors_are_named_up_to_a_hundred(client: FlaskClient, flowers: int, more: bool) -> None:
-    problem = assert_is_problem(client.post("/predict", json=[{}] * flowers), 422)
+@pytest.mark.parametrize(("wrong", "more"), [(100, False), (101, True)])
+def test_errors_are_named_up_to_a_hundred(client: FlaskClient, wrong: int, more: bool) -> None:
+    flowers = [FLOWER | {LAST: None}] * wrong
+    problem = assert_is_problem(client.post("/predict", json=flowers), 422)
     assert len(problem["errors"]) == 100
-    assert problem["errors"][-1]["pointer"] == "/24/petalWidthCm"
+    assert problem["errors"][-1]["pointer"] == f"/99/{LAST}"
     assert ("There are more than these 100." in problem["detail"]) == more
 
 
@@ -197,7 +201,7 @@ def test_another_content_type_says_which_to_send(
     "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/ld+json"]
 )
 def test_json_may_say_more_of_itself(client: FlaskClient, content_type: str) -> None:
-    assert client.post("/predict", data=ONE, content_type=content_type).json == {"return": "2"}
+    assert client.post("/predict", data=ONE, content_type=content_type).data == ANSWER
 
 
 @pytest.mark.parametrize(
@@ -314,7 +318,7 @@ def test_large_bodies_are_refused_beyond_the_budget(
         problem = assert_is_problem(refused, 503)
         assert refused.headers["Retry-After"] == "1"
         assert problem["detail"] == "Too many large requests are being answered."
-        assert client.post("/predict", json=FLOWER).json == {"return": "2"}
+        assert client.post("/predict", json=FLOWER).data == ANSWER
     with client.post("/predict", data=large, content_type="application/json") as answered:
         assert answered.status_code == 200
 
@@ -465,10 +469,12 @@ def test_an_unknown_path_leads_to_the_page(client: FlaskClient, prefix: str) -> 
 def test_a_flower_with_other_fields_than_the_model_stops_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model, "N_FEATURES", 13)
+    monkeypatch.setattr(model, "N_FEATURES", 99)
     with pytest.raises(SystemExit) as ended:
         started(monkeypatch)
-    assert ended.value.code == ("Flower in run.py has 4 fields, but the model has 13 features.")
+    assert ended.value.code == (
+        f"Flower in run.py has {len(FLOWER)} fields, but the model has 99 features."
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import FLOWER, JSON, ROOT, Load, Service
+from tests.iris import FLOWER
+from tests.service import ANSWER, JSON, PICKLE, ROOT, Load, Service
 from tests.test_run import LIMIT, NOT_JSON, WRONG
 
 ONE = json.dumps(FLOWER).encode()
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 LONG = HEAD + b"Content-Length: %d\r\n\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-ANSWER = b'{"return":"2"}'
 LINUX = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="/proc is not Linux's")
 DEVELOPMENT = "import os, run; run.app.run(port=int(os.environ['PORT']))"
 
@@ -379,7 +379,7 @@ def test_a_damaged_model_stops_the_start(tmp_path: Path) -> None:
     for name in ("body.py", "gunicorn.conf.py", "model.py", "run.py", "settings.py", "worker.py"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "model", tmp_path / "model")
-    path = tmp_path / "model" / "xgboost-iris.pgz"
+    path = tmp_path / "model" / PICKLE.name
     path.write_bytes(path.read_bytes()[:-1])
     command = [sys.executable, "-m", "gunicorn", "run:app"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)

@@ -11,9 +11,8 @@ import pytest
 
 import model
 import run
-from tests.service import ROOT
-
-(MODEL,) = [path.name for path in ROOT.glob("model/*.pgz")]
+from tests import iris
+from tests.service import PICKLE, ROOT
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_retraining_writes_the_same_bytes(copy: Path) -> None:
     before = contents(copy)
-    (copy / "model" / MODEL).unlink()
+    (copy / "model" / PICKLE.name).unlink()
     (copy / "static" / "thresholds.json").unlink()
     for name in ("README.md", "static/openapi.json", "static/postman_collection.json"):
         edit(copy / name, r"0\.[0-9]{9,}", "0.5")  # the probabilities
@@ -76,18 +75,18 @@ ONE, TWO, *OTHERS = model.SPECIES
             f'"{TWO}", "{ONE}"',
             f"model.py: SPECIES is {(TWO, ONE, *OTHERS)} and has to be {model.SPECIES}, ",
         ),
-        ("model.py", r"N_FEATURES = \d+", "N_FEATURES = 99", f"{{copy}}/model/{MODEL} has "),
+        ("model.py", r"N_FEATURES = \d+", "N_FEATURES = 99", f"{{copy}}/model/{PICKLE.name} has "),
         (
             "model/train.py",
-            MODEL,
-            f"other-{MODEL}",
-            f"model/{MODEL} is another model: delete it and its digest.",
+            PICKLE.name,
+            f"other-{PICKLE.name}",
+            f"model/{PICKLE.name} is another model: delete it and its digest.",
         ),
         (
             "run.py",
             r"le=\d+",
-            "le=7",  # which is enough for the examples, but not for all flowers
-            'static/iris.json is answered with 422, not 200: {"title":"Unprocessable Entity",',
+            f"le={iris.TOO_LOW_A_LIMIT}",  # enough for the examples, but not for all flowers
+            f'static/{iris.DATA} is answered with 422, not 200: {{"title":"Unprocessable Entity",',
         ),
         (
             "static/openapi.json",

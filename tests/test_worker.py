@@ -19,11 +19,12 @@ import pytest
 from packaging.requirements import Requirement
 
 import settings
-from tests.service import FLOWER, JSON, ROOT, Load, Service, free_port
+from tests import iris
+from tests.service import ANSWER, JSON, ROOT, Load, Service, free_port
 from tests.test_run import LIMIT
-from tests.test_server import ANSWER, HEAD, LINUX, LONG, ONE
+from tests.test_server import HEAD, LINUX, LONG, ONE
 
-LARGE = json.dumps([FLOWER] * 10_000).encode()
+LARGE = json.dumps([iris.FLOWER] * iris.ROOM).encode()
 
 
 def test_no_connection_is_served_more_often_than_another() -> None:
@@ -189,7 +190,7 @@ def test_an_answer_that_is_read_slowly_is_sent(service: Service) -> None:
             assert part, "the answer is cut"
             received += part
             time.sleep(len(part) / SLOW)
-    assert received.count(b"virginica") == 10_000
+    assert received.count(list(iris.PROBABILITIES)[-1].encode()) == iris.ROOM
 
 
 AZURE = b"".join(b"X-Azure-%d: %b\r\n" % (index, b"a" * 90) for index in range(33))
