@@ -243,7 +243,7 @@ class Broken(io.BytesIO):
 @pytest.mark.parametrize(
     ("stream", "detail"),
     [
-        (io.BytesIO(ONE.encode()), f"The body ends after {len(ONE)} of the 100 bytes announced."),
+        (io.BytesIO(ONE.encode()), f"The body ends after {len(ONE)} of the 1000 bytes announced."),
         (Broken(), "The body ends early or has a malformed chunk: ConnectionResetError."),
     ],
 )
@@ -254,7 +254,7 @@ def test_a_body_that_ends_early_is_refused(
         "/predict",
         input_stream=stream,
         content_type="application/json",
-        environ_overrides={"CONTENT_LENGTH": "100"},
+        environ_overrides={"CONTENT_LENGTH": "1000"},
     )
     assert assert_is_problem(response, 400)["detail"] == detail
 
@@ -272,7 +272,7 @@ def test_a_body_without_a_length_is_read(client: FlaskClient, body: str, status:
 
 @pytest.mark.parametrize(
     ("limit", "length", "status"),
-    [(100, 100, 200), (100, 101, 413), (100, 2**15, 413), (2**25, 2**24 + 1, 200)],
+    [(1_000, 1_000, 200), (1_000, 1_001, 413), (1_000, 2**15, 413), (2**25, 2**24 + 1, 200)],
 )
 def test_a_body_without_a_length_has_the_limit_of_the_environment(
     monkeypatch: pytest.MonkeyPatch, limit: int, length: int, status: int
@@ -311,7 +311,7 @@ def test_large_bodies_are_refused_beyond_the_budget(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run.body_reader, "reserved", run.body_reader.budget - 2**17)
-    large = json.dumps([FLOWER] * 1_000).ljust(2**17)
+    large = ONE.ljust(2**17)
     with client.post("/predict", data=large, content_type="application/json") as answered:
         assert answered.status_code == 200
         refused = client.post("/predict", data=large, content_type="application/json")

@@ -84,7 +84,7 @@ ONE, TWO, *OTHERS = model.SPECIES
         ),
         (
             "run.py",
-            r"le=\d+",
+            r"le=[\d_.]+",
             f"le={iris.TOO_LOW_A_LIMIT}",  # enough for the examples, but not for all flowers
             f'static/{iris.DATA} is answered with 422, not 200: {{"title":"Unprocessable Entity",',
         ),
