@@ -118,7 +118,8 @@ import { Configuration, ModelApi, ResponseError, ServiceApi } from "./client";
 
 const configuration = new Configuration({ basePath: process.argv[2] });
 const model = new ModelApi(configuration);
-const [flower, wrong] = process.argv.slice(3).map((text) => JSON.parse(text));
+const flower = JSON.parse(process.argv[3]);
+const wrong = JSON.parse(process.argv[4]);
 
 async function main() {
   const { _return: one } = await model.predict({ flowerOrBatch: flower });
