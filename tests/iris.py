@@ -26,7 +26,7 @@ TOO_LOW_A_LIMIT = 7
 # The data set in static/: its file, how many flowers it has, and which get a wrong class.
 DATA = "iris.json"
 SIZE = 150
-WRONG_ANSWERS = [77, 106, 138]  # 3 of the 45 in the test split, where accuracy is 0.933
+WRONG_ANSWERS: list[int] = [77, 106, 138]  # 3 of the 45 in the test split, where accuracy is 0.933
 
 # How many flowers XGBoost is asked about when two are sent: one in each cell of the model's table,
 # before they come. Without a table it is asked about the two.
