@@ -1,13 +1,17 @@
-FROM python:3.13-slim
+FROM python:3.14-slim
 WORKDIR /app
 COPY requirements.txt constraints.txt ./
 # xgboost takes 700 MB, nearly all of it for GPUs; xgboost-cpu is the same module in 20. Neither
 # pytest nor scikit-learn serves: xgboost uses scikit-learn only where it is there.
 RUN sed -i 's/^xgboost==/xgboost-cpu==/; /^pytest==/d; /^scikit-learn==/d' requirements.txt \
     && pip install --no-cache-dir -r requirements.txt
-COPY --chmod=u=rwX,go=rX model model
-COPY --chmod=u=rwX,go=rX static static
-COPY --chmod=644 gunicorn.conf.py model.py run.py worker.py ./
+COPY model model
+COPY static static
+COPY body.py gunicorn.conf.py model.py run.py settings.py worker.py ./
+# The files have the modes of the checkout, which may let nobody else read them. The check imports
+# the service: that writes the bytecode of what it uses, also of Python's library, which comes
+# without. When the service runs, it cannot write, and would compile all that at each start.
+RUN chmod -R a+rX . && gunicorn --check-config run:app
 USER 65534
 EXPOSE 3000
 HEALTHCHECK CMD ["python", "-c", "import http.client, os; \
