@@ -1,13 +1,24 @@
-"""Several instances behind a real load balancer."""
+"""Several instances behind a real load balancer, the image's files and the manifest's limits."""
 
+import json
+import math
+import re
+import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from tests.service import Load, Service, free_port, tool
+import yaml
+
+import body
+import worker
+from tests.service import FLOWER, ROOT, Load, Service, free_port, tool
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", "")  # without its line breaks
 
 # A prediction may be asked twice, and has to be where the kernel resets a connection that came
 # between an instance's last accept and its close. HAProxy repeats only what it holds completely,
@@ -68,3 +79,40 @@ def test_restarting_one_after_the_other_loses_no_request(tmp_path: Path) -> None
                 time.sleep(1)
         assert load.answered > 1000
         assert not load.failures
+
+
+def test_the_image_has_every_file_that_the_service_needs(tmp_path: Path) -> None:
+    copied = " ".join(re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE)).split()
+    assert (ROOT / ".dockerignore").read_text().split() == ["*", *(f"!{name}" for name in copied)]
+    for name in copied:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name)
+        else:
+            shutil.copy(ROOT / name, tmp_path)
+    command = ["sh", "-c", 'cd "$0" && exec "$@"', tmp_path, sys.executable, "-m", "gunicorn"]
+    with Service(*command, "run:app") as service:
+        assert service.request("POST", "/predict", json.dumps(FLOWER))[0] == 200
+        assert service.request("GET", "/static/openapi.json")[0] == 200
+
+
+def test_the_health_check_of_the_image_asks_the_service(service: Service) -> None:
+    (check,) = re.findall(r"^HEALTHCHECK CMD (.+)$", DOCKERFILE, re.MULTILINE)
+    command = [sys.executable, *json.loads(check)[1:]]
+    assert subprocess.run(command, env={"PORT": str(service.port)}).returncode == 0
+    asked = subprocess.run(command, env={"PORT": str(free_port())}, capture_output=True)
+    assert b"ConnectionRefusedError" in asked.stderr
+
+
+def test_the_memory_limit_has_room_for_all_that_clients_may_hold() -> None:
+    manifest = (ROOT / "kubernetes.yaml").read_text()
+    settings = (ROOT / "gunicorn.conf.py").read_text()
+    (connections,) = re.findall(r"^worker_connections = min\((\d+),", settings, re.MULTILINE)
+    bodies = body.LARGE_BODIES * body.MAX_LENGTH // 2**20
+    head, answer = worker.MAX_HEAD // 2**10, 2 * worker.SEND_BUFFER // 2**10
+    worst = 66 + 4.5 * bodies + int(connections) * (2.5 * head + answer) / 1024
+    computed = f"66 + 4.5 * {bodies} + {connections} * (2.5 * {head} + {answer}) / 1024"
+    assert f"#   {computed} = {worst:.0f}\n" in manifest
+    pod = next(yaml.safe_load_all(manifest))["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert {"name": "WEB_CONCURRENCY", "value": "1"} in container["env"]
+    assert container["resources"]["limits"]["memory"] == f"{32 * math.ceil(worst / 32)}Mi"
