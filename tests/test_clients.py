@@ -59,60 +59,6 @@ def test_linters_find_nothing_in_the_openapi_file(tmp_path: Path) -> None:
     assert "No results" in run("spectral", "lint", "--ruleset", ruleset, OPENAPI)
 
 
-def test_the_page_is_valid_html() -> None:
-    run("java", "-jar", tool("vnu-jar/build/dist/vnu.jar"), ROOT / "static" / "index.html")
-
-
-FIREFOX = """
-import puppeteer from "puppeteer-core";
-
-const [executablePath, url] = process.argv.slice(1);
-const browser = await puppeteer.launch({ browser: "firefox", executablePath, headless: true });
-const page = await browser.newPage();
-await page.setViewport({ width: 1280, height: 1180 });
-const said = [];
-page.on("console", (message) => said.push(message.text()));
-page.on("pageerror", (error) => said.push(error.message));
-const species = (name) => page.waitForFunction(
-  (name) => document.getElementById("species").textContent === name, {}, name);
-await page.goto(url);
-await page.waitForSelector("#points use:nth-child(150)");
-await page.waitForSelector("#regions rect");
-await species("virginica");
-const frame = await (await page.$("#frame")).boundingBox();
-await page.mouse.click(frame.x + frame.width / 5, frame.y + frame.height / 2);
-await species("setosa");
-const point = await (await page.$("#points use:nth-child(107)")).boundingBox();
-await page.mouse.click(point.x + point.width / 2, point.y + point.height / 2);
-await species("versicolor");
-const number = await page.$("input[aria-describedby=petalLength]");
-await number.click({ count: 3 });
-await number.type("5,1");
-await species("virginica");
-console.log(JSON.stringify([said, new URL(page.url()).search]));
-await browser.close();
-"""
-
-
-def test_the_page_works_in_firefox(service: Service) -> None:
-    url = f"http://127.0.0.1:{service.port}/static/index.html"
-    said, query = json.loads(node(FIREFOX, tool("firefox-esr"), url))
-    assert said == []
-    lengths = "sepalLengthCm=4.9&sepalWidthCm=2.5&petalLengthCm=4.5&petalWidthCm=1.7"
-    assert query == f"?{lengths}"  # of the last click
-
-
-def test_lighthouse_finds_nothing(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHROME_PATH", tool("chromium"))
-    url = f"http://127.0.0.1:{service.port}/static/index.html"
-    flags = "--chrome-flags=--headless --no-sandbox --disable-gpu --no-first-run"
-    report = json.loads(run("lighthouse", url, "--output=json", "--quiet", flags))
-    scores = {name: category["score"] for name, category in report["categories"].items()}
-    del scores["performance"]  # which depends on the machine, but for the shifts of the layout
-    assert scores == {"accessibility": 1, "best-practices": 1, "seo": 1}
-    assert report["audits"]["cumulative-layout-shift"]["score"] >= 0.9
-
-
 TYPESCRIPT = """
 import { Configuration, ModelApi, ResponseError, ServiceApi } from "./client";
 
