@@ -34,7 +34,8 @@ A_TURN = 1e-9  # seconds: sleeping so long lets whoever is ready go first, which
 MAX_HEAD = 2**16  # bytes; the load balancers of AWS and Azure pass on no longer one
 MAX_PIECES = 256  # of a head: with each one that comes, gunicorn searches the whole head again
 MAX_REST = 2**24  # bytes that are read and thrown away before a connection is closed
-STEP = 2**16  # bytes that are thrown away, or sent, at once
+REST_STEP = 2**14  # bytes of these that are read at once: so many wait in gunicorn for the last one
+SEND_STEP = 2**16  # bytes of an answer that are sent at once
 SEND_BUFFER = 2**15  # bytes, doubled by Linux: the kernel's memory for an answer that nobody reads
 
 
@@ -281,8 +282,8 @@ class Client:
         if not self.held and data.endswith(b"\r\n\r\n"):
             self.held = data
             return
-        for start in range(0, len(data), STEP):  # in steps, as only what has moved earns time
-            piece = self.held + data[start : start + STEP]
+        for start in range(0, len(data), SEND_STEP):  # in steps, as only what has moved earns time
+            piece = self.held + data[start : start + SEND_STEP]
             self.held = b""
             self.socket.sendall(piece)
             self.earn_time(len(piece))
@@ -318,7 +319,7 @@ class Client:
         with suppress(OSError):
             self.flush()
             self.socket.shutdown(socket.SHUT_WR)
-            while length := len(self.recv(STEP)):
+            while length := len(self.recv(REST_STEP)):
                 rest += length
                 if rest > MAX_REST:
                     break
@@ -378,7 +379,7 @@ def read_rest(request: Request, limit: int) -> None:
     """
     rest = 0
     try:
-        while length := len(request.body.read(STEP)):
+        while length := len(request.body.read(REST_STEP)):
             rest += length
             if rest > limit:
                 raise StopIteration

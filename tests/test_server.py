@@ -339,7 +339,7 @@ def test_it_serves_from_a_read_only_disk_as_anybody_without_a_home() -> None:
         (pytest.fail if "CI" in os.environ else pytest.skip)("unshare cannot make namespaces here")
     gunicorn = [sys.executable, "-m", "gunicorn", "run:app"]
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, __file__, *gunicorn]
-    with Service(*command) as service:
+    with Service(*command, WEB_CONCURRENCY="1") as service:
         assert service.request("POST", "/predict", ONE)[2] == ANSWER
     assert "Booting worker" in service.logged()
     assert "ERROR" not in service.logged() and "WARNING" not in service.logged()
