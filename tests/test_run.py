@@ -562,3 +562,16 @@ def test_all_interfaces_are_those_of_the_system(
 
     monkeypatch.setattr(socket, "socket", Socket)
     assert settings.all_interfaces() == address
+
+
+@pytest.mark.parametrize(
+    ("host", "page"),
+    [
+        ("::", "http://localhost:3000/static/index.html"),
+        ("0.0.0.0", "http://localhost:3000/static/index.html"),
+        ("127.0.0.1", "http://127.0.0.1:3000/static/index.html"),
+        ("::1", "http://[::1]:3000/static/index.html"),
+    ],
+)
+def test_the_page_has_the_address_that_the_server_listens_on(host: str, page: str) -> None:
+    assert settings.page(host, 3000) == page
