@@ -28,7 +28,7 @@ from settings import without_prefix
 
 TIMEOUT = 10  # seconds that a client has for a head, and again for the body and the answer
 RATE = 64_000  # bytes: when so many of a body or an answer have moved, its client has a second more
-PAUSE = 0.5  # seconds without a request, after which a stopping worker ends a connection
+PAUSE = 0.5  # seconds that a stopping worker goes on accepting, and waits for a further request
 SWEEP = 0.1  # seconds from one look for connections whose time is over to the next
 A_TURN = 1e-9  # seconds: sleeping so long lets whoever is ready go first, which sleep(0) does not
 MAX_HEAD = 2**16  # bytes; the load balancers of AWS and Azure pass on no longer one
@@ -68,6 +68,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         self.idle: dict[Client, None] = {}
         self.busy: dict[Client, None] = {}
         self.pool = Pool(self.worker_connections)
+        self.accepts = True
         accepting = [gevent.spawn(self.accept, listener) for listener in self.sockets]
         while self.alive:
             self.notify()
@@ -75,6 +76,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             if self.pool.full():
                 self.make_room()  # as `accept` now waits for a place itself
             gevent.sleep(SWEEP)
+        gevent.sleep(PAUSE)  # a load balancer may not know yet that it is to send nobody any more
+        self.accepts = False
         end = time.monotonic() + self.cfg.graceful_timeout
         while time.monotonic() < end:
             self.notify()
@@ -93,7 +96,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         every 16 that are open.
         """
         listener.settimeout(SWEEP)  # to see in time that the worker is to stop
-        while self.alive:
+        while self.accepts:
             try:
                 for _ in range(1 + len(self.pool) // 16):
                     connection, address = listener.accept()

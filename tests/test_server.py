@@ -243,6 +243,7 @@ def test_reloading_again_and_again_loses_no_request() -> None:
         assert count(f"/proc/{service.process.pid}/fd") == open_before
 
 
+@LINUX
 def test_terminating_answers_what_runs_and_what_waits() -> None:
     with Service(WEB_CONCURRENCY="2") as service:
         running = [service.connect() for _ in range(20)]
@@ -253,11 +254,16 @@ def test_terminating_answers_what_runs_and_what_waits() -> None:
         assert idle.getresponse().read() == b"hello!!"
         with Load(service.port) as load:
             time.sleep(0.5)
-            service.process.terminate()
-            started = time.monotonic()
+            workers = service.workers()
+            for pid in workers:
+                os.kill(pid, signal.SIGSTOP)  # so that nobody accepts who comes now
             queued = [service.connect() for _ in range(100)]
             for client in queued:
                 client.sendall(LONG % len(ONE) + ONE)
+            service.process.terminate()
+            started = time.monotonic()
+            for pid in workers:
+                os.kill(pid, signal.SIGCONT)
             time.sleep(0.5)
             for client in running:
                 client.sendall(ONE[9:])
