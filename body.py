@@ -10,7 +10,7 @@ from typing import IO, NoReturn
 from flask import Response, abort, after_this_request, request
 from werkzeug.exceptions import ServiceUnavailable
 
-MAX_LENGTH = 2**21  # bytes; 10,000 rows of a CSV, in full precision with a column more, take 1.5 MB
+MAX_LENGTH = 2**21  # bytes: 10,000 flowers in full precision, each with its species, take 1.5 MB
 SMALL = 2**14  # bytes; a body up to this length is never refused for the sake of others
 LARGE_BODIES = 8  # so many of MAX_LENGTH, or more of shorter ones, are answered at once: 16 MiB
 

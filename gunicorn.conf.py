@@ -30,7 +30,7 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # otherwise send a request just when the connection ends. AWS has 60, nginx 60 and Heroku 90.
 keepalive = 95
 # Seconds that running requests have when a worker stops. README promises an end five seconds after
-# TERM: when a HUP has come just before, gunicorn's parent waits for two, and then for two again.
+# TERM. When a HUP has come just before, gunicorn's parent first waits so long for the old workers.
 graceful_timeout = 2
 # Each connection has a file descriptor. A worker has 11 more, and needs some to end connections.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)

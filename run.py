@@ -40,8 +40,8 @@ def vary_by_origin(response: Response) -> Response:
     return response
 
 
-# Registered after vary_by_origin, so called before it, which adds no second Vary to one of
-# Flask-Cors; the other way round there would be two.
+# After vary_by_origin, as Flask calls the last one first: Flask-Cors appends its Vary, and then
+# vary_by_origin adds to it only what is missing.
 CORS(app)
 
 
@@ -94,7 +94,7 @@ Length = Annotated[float, CM]
 EXPECTED_LENGTH = f"expected a number from {CM.ge} to {CM.le}, {CM.description}"
 
 
-class Flower(msgspec.Struct, rename="camel", gc=False):  # gc: a flower refers to no other object
+class Flower(msgspec.Struct, rename="camel", gc=False):  # no flower is part of a cycle
     """One iris, its fields in the model's order."""
 
     sepal_length_cm: Length

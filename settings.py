@@ -40,7 +40,7 @@ def page(host: str, port: int) -> str:
 
 
 def check_flask(config: dict[str, Any]) -> None:
-    """Check what README says of FLASK_*, which Flask has read, and make patterns of CORS_ORIGINS.
+    """Check those settings in Flask's config that README names, and make CORS_ORIGINS patterns.
 
     Raises SystemExit unless MAX_CONTENT_LENGTH, which has a default, is a number of bytes,
     CORS_SUPPORTS_CREDENTIALS true or false, and CORS_ORIGINS `*`, an origin or several, as text or
@@ -70,9 +70,9 @@ def origins(value: Any) -> list[Any]:
 def pattern(origin: Any) -> str | re.Pattern[str]:
     """Return the pattern of an origin for Flask-Cors; raise SystemExit unless it is one, or `*`.
 
-    It is a pattern, as Flask-Cors takes text with brackets, which an IPv6 address has, for a
-    regular expression. `https://*.example.com` is refused, which would allow
-    `https://xexample.com`, and `null`, the origin of every page in a sandbox, which anybody has.
+    It is a pattern, as Flask-Cors takes text with brackets for a regular expression, and an IPv6
+    address has them. `https://*.example.com` is refused: as a regular expression it would allow
+    `https://xexample.com`. `null` is refused: anybody can make a page that has this origin.
     """
     if origin == "*":
         return origin

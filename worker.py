@@ -30,7 +30,7 @@ TIMEOUT = 10  # seconds that a client has for a head, and again for the body and
 RATE = 64_000  # bytes: when so many of a body or an answer have moved, its client has a second more
 PAUSE = 0.5  # seconds that a stopping worker goes on accepting, and waits for a further request
 SWEEP = 0.1  # seconds from one look for connections whose time is over to the next
-A_TURN = 1e-9  # seconds: sleeping so long lets whoever is ready go first, which sleep(0) does not
+A_TURN = 1e-9  # seconds: sleep(0) would let nobody go first whose request has just come
 MAX_HEAD = 2**16  # bytes; the load balancers of AWS and Azure pass on no longer one
 MAX_PIECES = 256  # of a head: with each one that comes, gunicorn searches the whole head again
 MAX_REST = 2**24  # bytes that are read and thrown away before a connection is closed
@@ -74,7 +74,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             self.notify()
             self.end_overdue()
             if self.pool.full():
-                self.make_room()  # as `accept` now waits for a place itself
+                self.make_room()  # which `accept` does, too, but not while it waits for a place
             gevent.sleep(SWEEP)
         gevent.sleep(PAUSE)  # a load balancer may not know yet that it is to send nobody any more
         self.accepts = False
@@ -100,9 +100,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             try:
                 for _ in range(1 + len(self.pool) // 16):
                     connection, address = listener.accept()
-                    # Early, as a connection that ends keeps its place for a moment.
+                    # While a sixteenth is free, as a connection that ends keeps its place a moment.
                     if self.pool.free_count() <= self.pool.size // 16:
-                        gevent.sleep(A_TURN)  # for the requests that have come on silent ones
+                        gevent.sleep(A_TURN)  # so that none is silent whose request has come
                         self.make_room()
                     self.pool.spawn(self.serve, Client(connection), address)  # waits for a place
             except TimeoutError:  # nobody has come
@@ -116,8 +116,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def accept_queue(self, listener: Any) -> None:
         """Serve the connections that wait in the kernel: closing the listener would reset them.
 
-        They are not in the pool, as waiting for a place would let others come meanwhile, and they
-        are put into `silent` at once, as `run` ends when no connection is left.
+        Nothing here waits, not even for a place in the pool, so that nobody can come between the
+        last accept and the close. They are in `silent` at once, as `run` ends when none is left.
         """
         listener.setblocking(False)
         with suppress(OSError):  # none waits any more, or no file descriptor is free
@@ -133,8 +133,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         if isinstance(address, tuple):  # it is text where the listener is a Unix socket
             address = (without_prefix(address[0]), address[1])
         try:
-            # The client stands for the listener, too, which gunicorn asks for its address: it is
-            # the same, and the listener may be closed by now.
+            # The client stands for the listener, too, which may be closed by now: gunicorn asks it
+            # for its address, which becomes SERVER_NAME and SERVER_PORT.
             self.handle(client, client, address)
             self.put(client, self.silent, TIMEOUT)
             client.finish()
@@ -203,7 +203,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         """End every connection that has been without a request for a while.
 
         Since `alive` is false, each answer says "close": whoever has gone on asking is gone after
-        that while. A request that arrives just now is still answered.
+        that while. A request that arrives just now is still answered, and an answer still sent.
         """
         now = time.monotonic()
         for clients in (self.silent, self.idle):
@@ -337,8 +337,8 @@ class Client:
 
     def has_unread_answer(self) -> bool:
         try:
-            unsent = fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, bytes(4))
-        except OSError:  # macOS has no such count
+            unsent = fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, bytes(4))  # how many bytes
+        except OSError:  # macOS counts them for terminals only
             return False
         return any(unsent)
 
