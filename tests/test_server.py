@@ -22,6 +22,7 @@ from tests.test_run import LIMIT, NOT_JSON, WRONG
 ONE = json.dumps(FLOWER).encode()
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 LONG = HEAD + b"Content-Length: %d\r\n\r\n"
+ASKED = LONG % len(ONE) + ONE
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 LINUX = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="/proc is not Linux's")
 DEVELOPMENT = "import os, run; run.app.run(port=int(os.environ['PORT']))"
@@ -259,7 +260,7 @@ def test_terminating_answers_what_runs_and_what_waits() -> None:
                 os.kill(pid, signal.SIGSTOP)  # so that nobody accepts who comes now
             queued = [service.connect() for _ in range(100)]
             for client in queued:
-                client.sendall(LONG % len(ONE) + ONE)
+                client.sendall(ASKED)
             service.process.terminate()
             started = time.monotonic()
             for pid in workers:
@@ -363,7 +364,7 @@ def test_two_instances_are_independent() -> None:
 @LINUX
 def test_memory_does_not_grow() -> None:
     with Service(WEB_CONCURRENCY="1") as service:
-        good = (LONG % len(ONE) + ONE) * 100
+        good = ASKED * 100
         bad = (LONG % 2 + b"{}") * 10
 
         def ask(rounds: int) -> None:

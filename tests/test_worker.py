@@ -22,7 +22,7 @@ import settings
 from tests import iris
 from tests.service import ANSWER, JSON, ROOT, Load, Service, free_port
 from tests.test_run import LIMIT
-from tests.test_server import HEAD, LINUX, LONG, ONE
+from tests.test_server import ASKED, HEAD, LINUX, LONG, ONE
 
 LARGE = json.dumps([iris.FLOWER] * iris.ROOM).encode()
 
@@ -32,7 +32,7 @@ def test_no_connection_is_served_more_often_than_another() -> None:
         counts: Counter[int] = Counter()
         clients = [service.connect() for _ in range(16)]
         for client in clients:
-            client.sendall((LONG % len(ONE) + ONE) * 200)
+            client.sendall(ASKED * 200)
         while sum(counts.values()) < 1_600:
             for client in select.select(clients, [], [])[0]:
                 counts[client.fileno()] += client.recv(10_000).count(b"HTTP/1.1 ")
@@ -135,9 +135,6 @@ def test_a_first_head_has_ten_seconds_whatever_keep_alive_is() -> None:
         assert client.recv(65536).endswith(ANSWER)
 
 
-ASKED = LONG % len(ONE) + ONE
-
-
 @pytest.mark.parametrize("arguments", ["", "--keep-alive 0"])
 def test_who_stalls_is_let_go_after_ten_seconds(arguments: str) -> None:
     stalled = {
@@ -215,7 +212,7 @@ def fields_of(count: int, length: int) -> bytes:
     return b"".join(b"X-%d: %b\r\n" % (index, b"y" * length) for index in range(count))
 
 
-@pytest.mark.parametrize("first", [b"", LONG % len(ONE) + ONE])
+@pytest.mark.parametrize("first", [b"", ASKED])
 @pytest.mark.parametrize(
     ("rest", "status"),
     [
@@ -276,7 +273,7 @@ def test_heads_that_nobody_ends_have_a_bound() -> None:
 def test_an_answer_is_sent_in_one_piece(service: Service) -> None:
     with service.connect() as client:
         for _ in range(200):
-            client.sendall(LONG % len(ONE) + ONE)
+            client.sendall(ASKED)
             assert client.recv(65536).endswith(ANSWER)
         client.sendall(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")  # has no body to wait for
         assert client.recv(65536).endswith(b"\r\n\r\n")
@@ -420,7 +417,7 @@ def test_a_unix_socket_is_served(tmp_path: Path) -> None:
         socket.socket(socket.AF_UNIX) as client,
     ):
         client.connect(str(path))
-        client.sendall(LONG % len(ONE) + ONE)
+        client.sendall(ASKED)
         assert client.recv(65536).endswith(ANSWER)
 
 
