@@ -7,7 +7,7 @@ RUN sed -i 's/^xgboost==/xgboost-cpu==/; /^pytest==/d; /^scikit-learn==/d' requi
     && pip install --no-cache-dir -r requirements.txt
 COPY model model
 COPY static static
-COPY body.py gunicorn.conf.py model.py run.py settings.py worker.py ./
+COPY gunicorn.conf.py gunicorn_worker.py model.py request_body.py run.py settings.py ./
 # The files have the modes of the checkout, which may let nobody else read them. The check imports
 # the service: that writes the bytecode of what it uses, also of Python's library, which comes
 # without. When the service runs, it cannot write, and would compile all that at each start.

@@ -29,7 +29,7 @@ from flask import Flask, Response, jsonify, request
 from flask_cors import CORS
 from werkzeug.test import run_wsgi_app
 
-from body import MAX_LENGTH
+from request_body import MAX_LENGTH
 from tests.iris import FLOWER, ROOM
 from tests.service import PICKLE, ROOT, Service
 
@@ -41,7 +41,7 @@ THOUSAND = json.dumps([dict(zip(FLOWER, lengths, strict=True)) for lengths in LE
 def empty() -> Flask:
     """The least that a Flask service for flowers can do: parse one and answer a constant."""
     app = Flask("empty")
-    app.config["MAX_CONTENT_LENGTH"] = MAX_LENGTH  # for worker.py
+    app.config["MAX_CONTENT_LENGTH"] = MAX_LENGTH  # for gunicorn_worker.py
     app.get("/")(lambda: "hello!!")
     CORS(app)
 

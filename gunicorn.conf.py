@@ -12,12 +12,12 @@ from typing import Any
 
 import joblib
 
+import gunicorn_worker
 import settings
-import worker
 
 host, port = settings.all_interfaces(), settings.port()
 bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-worker_class = "worker.Worker"
+worker_class = "gunicorn_worker.Worker"
 workers = int(os.environ.get("WEB_CONCURRENCY", joblib.cpu_count()))  # CPUs by affinity and quota
 preload_app = True  # the workers share its memory, and a broken model stops the start
 # gunicorn's control socket is a file: a read-only disk has no room for it, and all services of a
@@ -35,8 +35,8 @@ graceful_timeout = 2
 # Each connection has a file descriptor. A worker has 11 more, and needs some to end connections.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
 forwarder_headers = ""  # else SCRIPT_NAME from 127.0.0.1 counts, which a proxy may forward
-sendfile = False  # it would go past worker.Client
-on_starting = worker.check_settings
+sendfile = False  # it would go past gunicorn_worker.Client
+on_starting = gunicorn_worker.check_settings
 
 
 def when_ready(arbiter: Any) -> None:

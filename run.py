@@ -14,22 +14,22 @@ from msgspec.structs import astuple
 from werkzeug.exceptions import HTTPException, NotFound, UnprocessableEntity
 from werkzeug.serving import WSGIRequestHandler
 
-import body
 import model
+import request_body
 import settings
 
 MAX_ERRORS = 100  # in one answer: a body can have a million, and naming one takes 80 bytes
 
 app = Flask(__name__)
 app.config.from_mapping(
-    MAX_CONTENT_LENGTH=body.MAX_LENGTH,  # for body_reader below: Flask itself reads no body here
+    MAX_CONTENT_LENGTH=request_body.MAX_LENGTH,  # for body_reader: Flask itself reads no body here
     CORS_MAX_AGE=7200,  # seconds that a browser keeps a preflight's answer; Chrome takes no more
     CORS_EXPOSE_HEADERS=["Allow", "Retry-After"],  # else a page of another origin cannot read them
 )
 app.config.from_prefixed_env()  # FLASK_MAX_CONTENT_LENGTH, FLASK_CORS_ORIGINS and so on
 app.debug = get_debug_flag()  # the line above takes FLASK_DEBUG=no for true
 settings.check_flask(app.config)
-body_reader = body.BodyReader(app.config["MAX_CONTENT_LENGTH"])
+body_reader = request_body.BodyReader(app.config["MAX_CONTENT_LENGTH"])
 
 
 @app.after_request

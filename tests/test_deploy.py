@@ -14,8 +14,8 @@ from pathlib import Path
 
 import yaml
 
-import body
-import worker
+import gunicorn_worker
+import request_body
 from tests.service import FLOWER, ROOT, Load, Service, free_port, tool
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", "")  # without its line breaks
@@ -107,8 +107,8 @@ def test_the_memory_limit_has_room_for_all_that_clients_may_hold() -> None:
     manifest = (ROOT / "kubernetes.yaml").read_text()
     settings = (ROOT / "gunicorn.conf.py").read_text()
     (connections,) = re.findall(r"^worker_connections = min\((\d+),", settings, re.MULTILINE)
-    bodies = body.LARGE_BODIES * body.MAX_LENGTH // 2**20
-    head, answer = worker.MAX_HEAD // 2**10, 2 * worker.SEND_BUFFER // 2**10
+    bodies = request_body.LARGE_BODIES * request_body.MAX_LENGTH // 2**20
+    head, answer = gunicorn_worker.MAX_HEAD // 2**10, 2 * gunicorn_worker.SEND_BUFFER // 2**10
     worst = 66 + 4.5 * bodies + int(connections) * (2.5 * head + answer) / 1024
     computed = f"66 + 4.5 * {bodies} + {connections} * (2.5 * {head} + {answer}) / 1024"
     assert f"#   {computed} = {worst:.0f}\n" in manifest

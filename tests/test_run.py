@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 import model
 import run
 import settings
-from body import SMALL
+from request_body import SMALL
 from tests import iris
 from tests.iris import EXPECTED, FLOWER
 from tests.service import ANSWER, ROOT, answer_of

@@ -383,7 +383,14 @@ def test_memory_does_not_grow() -> None:
 
 
 def test_a_damaged_model_stops_the_start(tmp_path: Path) -> None:
-    for name in ("body.py", "gunicorn.conf.py", "model.py", "run.py", "settings.py", "worker.py"):
+    for name in (
+        "request_body.py",
+        "gunicorn.conf.py",
+        "model.py",
+        "run.py",
+        "settings.py",
+        "gunicorn_worker.py",
+    ):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "model", tmp_path / "model")
     path = tmp_path / "model" / PICKLE.name

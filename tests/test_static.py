@@ -18,7 +18,7 @@ from flask.testing import FlaskClient
 
 import model
 import run
-from body import LARGE_BODIES, SMALL
+from request_body import LARGE_BODIES, SMALL
 from tests import iris
 from tests.iris import FLOWER
 from tests.service import JSON, ROOT, Service

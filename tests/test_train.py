@@ -127,7 +127,7 @@ def test_a_mistake_is_one_sentence_and_changes_no_file(
     before = contents(copy)
     # Not in a process of its own, which would import for two seconds: with the copy's modules.
     monkeypatch.setattr(sys, "path", sys.path.copy())
-    for module in ("run", "model", "body", "settings"):
+    for module in ("run", "model", "request_body", "settings"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(copy / "model" / "train.py"), run_name="__main__")
