@@ -2,11 +2,13 @@ import io
 import json
 import runpy
 import socket
+import time
 from typing import Any
 
 import flask
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.serving import BaseWSGIServer
 
 import model
 import run
@@ -243,8 +245,12 @@ class Broken(io.BytesIO):
 @pytest.mark.parametrize(
     ("stream", "detail"),
     [
-        (io.BytesIO(ONE.encode()), f"The body ends after {len(ONE)} of the 1000 bytes announced."),
-        (Broken(), "The body ends early or has a malformed chunk: ConnectionResetError."),
+        (
+            io.BytesIO(ONE.encode()),
+            f"The body is incomplete: received {len(ONE)} of the 1000 bytes declared in "
+            "Content-Length.",
+        ),
+        (Broken(), "The body is incomplete or has a malformed chunk: ConnectionResetError."),
     ],
 )
 def test_a_body_that_ends_early_is_refused(
@@ -317,10 +323,27 @@ def test_large_bodies_are_refused_beyond_the_budget(
         refused = client.post("/predict", data=large, content_type="application/json")
         problem = assert_is_problem(refused, 503)
         assert refused.headers["Retry-After"] == "1"
-        assert problem["detail"] == "Too many large requests are being answered."
+        assert problem["detail"] == "Too many large requests in progress; try again shortly."
         assert client.post("/predict", json=FLOWER).data == ANSWER
     with client.post("/predict", data=large, content_type="application/json") as answered:
         assert answered.status_code == 200
+
+
+def test_rejected_large_bodies_are_logged_once_per_ten_seconds_with_their_number(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run.body_reader, "reserved", run.body_reader.budget)
+    monkeypatch.setattr(run.body_reader, "rejected", 0)
+    monkeypatch.setattr(run.body_reader, "warned_at", float("-inf"))
+    seconds = [1000, 1001, 1009, 1010, 1011]
+    monkeypatch.setattr(time, "monotonic", lambda: seconds.pop(0))
+    for _ in range(5):
+        large = ONE.ljust(2**17)
+        assert (
+            client.post("/predict", data=large, content_type="application/json").status_code == 503
+        )
+    message = "Too many large requests in progress: %d rejected with 503 since the start"
+    assert caplog.messages == [message % 1, message % 4]
 
 
 def test_a_bug_reveals_nothing_of_itself(
@@ -339,7 +362,7 @@ def test_a_bug_reveals_nothing_of_itself(
 def test_any_origin_may_call(client: FlaskClient) -> None:
     response = client.post("/predict", json=FLOWER, headers={"Origin": "https://any.example"})
     assert response.headers["Access-Control-Allow-Origin"] == "https://any.example"
-    assert response.headers["Vary"] == "Origin"
+    assert response.headers.getlist("Vary") == ["Origin"]
     assert "Access-Control-Allow-Credentials" not in response.headers
 
 
@@ -400,6 +423,30 @@ def test_only_the_origins_of_the_environment_may_call(
     assert headers.getlist("Vary") == ["Origin"]
 
 
+@pytest.mark.parametrize(
+    ("origin", "sent_by_browsers"),
+    [
+        ("https://a.example:443", "https://a.example"),
+        ("https://a.example:80", "https://a.example:80"),
+        ("http://a.example:80", "http://a.example"),
+        ("http://a.example:08080", "http://a.example:8080"),
+        ("HTTPS://A.Example", "https://a.example"),
+        ("http://[0:0:0:0:0:0:0:1]:5173", "http://[::1]:5173"),
+        ("http://[2001:DB8:0:0::1]", "http://[2001:db8::1]"),
+        ("http://127.1", "http://127.0.0.1"),
+        ("http://0x7f.1:80", "http://127.0.0.1"),
+        ("http://app1.example", "http://app1.example"),
+        ("capacitor://localhost", "capacitor://localhost"),
+    ],
+)
+def test_an_origin_is_matched_as_browsers_send_it(
+    monkeypatch: pytest.MonkeyPatch, origin: str, sent_by_browsers: str
+) -> None:
+    client = started(monkeypatch, FLASK_CORS_ORIGINS=origin)
+    headers = client.get("/", headers={"Origin": sent_by_browsers}).headers
+    assert headers.get("Access-Control-Allow-Origin") == sent_by_browsers
+
+
 @pytest.mark.parametrize("origins", ["*", '["*"]', "https://one.example,*"])
 def test_a_star_allows_every_origin(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
     client = started(monkeypatch, FLASK_CORS_ORIGINS=origins)
@@ -422,15 +469,21 @@ def test_a_star_allows_every_origin(monkeypatch: pytest.MonkeyPatch, origins: st
         ("[]", "[]"),
         ('["https://one.example", 5]', "5"),
         ("true", "True"),
+        ("http://a.example:99999", "'http://a.example:99999'"),
+        ("http://1.2.3.256", "'http://1.2.3.256'"),
+        ("http://[1::2::3]", "'http://[1::2::3]'"),
+        ("http://[::ffff:7f00:1]", "'http://[::ffff:7f00:1]'"),
+        ("https://", "'https://'"),
+        ("http://a.example?", "'http://a.example?'"),
     ],
 )
-def test_what_is_no_origin_stops_the_start(
+def test_an_invalid_origin_aborts_startup(
     monkeypatch: pytest.MonkeyPatch, origins: str, wrong: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         started(monkeypatch, FLASK_CORS_ORIGINS=origins)
     assert ended.value.code == (
-        f"FLASK_CORS_ORIGINS has {wrong}, and each has to be * or scheme://host[:port]."
+        f"Each origin in FLASK_CORS_ORIGINS must be * or scheme://host[:port], not {wrong}."
     )
 
 
@@ -478,48 +531,83 @@ def test_a_flower_with_other_fields_than_the_model_stops_the_start(
 
 
 @pytest.mark.parametrize(
-    ("env", "sentence"),
+    ("env", "message"),
     [
         (
             {"FLASK_MAX_CONTENT_LENGTH": "1MB"},
-            "FLASK_MAX_CONTENT_LENGTH is '1MB' and has to be a number of bytes.",
+            "FLASK_MAX_CONTENT_LENGTH must be a number of bytes, not '1MB'.",
         ),
         (
             {"FLASK_MAX_CONTENT_LENGTH": "0"},
-            "FLASK_MAX_CONTENT_LENGTH is 0 and has to be a number of bytes.",
+            "FLASK_MAX_CONTENT_LENGTH must be a number of bytes, not 0.",
         ),
-        ({"PORT": "http"}, "PORT is 'http' and has to be a number from 1 to 65535."),
-        ({"PORT": "70000"}, "PORT is '70000' and has to be a number from 1 to 65535."),
-        ({"PORT": "0"}, "PORT is '0' and has to be a number from 1 to 65535."),
-        ({"PORT": "٣"}, "PORT is '٣' and has to be a number from 1 to 65535."),
+        ({"PORT": "http"}, "PORT must be a number from 1 to 65535, not 'http'."),
+        ({"PORT": "70000"}, "PORT must be a number from 1 to 65535, not '70000'."),
+        ({"PORT": "0"}, "PORT must be a number from 1 to 65535, not '0'."),
+        ({"PORT": "٣"}, "PORT must be a number from 1 to 65535, not '٣'."),
         (
             {"FLASK_CORS_SUPPORTS_CREDENTIALS": "no"},
-            "FLASK_CORS_SUPPORTS_CREDENTIALS is 'no' and has to be true or false.",
+            "FLASK_CORS_SUPPORTS_CREDENTIALS must be true or false, not 'no'.",
         ),
     ],
 )
-def test_a_value_that_cannot_be_stops_the_start(
-    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], sentence: str
+def test_an_invalid_value_aborts_startup(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], message: str
 ) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
-    assert ended.value.code == sentence
-
-
-ALL = settings.all_interfaces()
+    assert ended.value.code == message
 
 
 @pytest.mark.parametrize(
-    ("flask_debug", "host", "debug"),
-    [(None, ALL, False), ("0", ALL, False), ("no", ALL, False), ("1", "127.0.0.1", True)],
+    ("name", "nearest"),
+    [
+        ("FLASK_CORS_ORIGIN", "FLASK_CORS_ORIGINS"),
+        ("FLASK_CORS_ORIGIN__A", "FLASK_CORS_ORIGINS"),
+        ("FLASK_cors_origins", "FLASK_CORS_ORIGINS"),
+        ("flask_cors_origins", "FLASK_CORS_ORIGINS"),
+        ("FLASK_CROS_ORIGINS", "FLASK_CORS_ORIGINS"),
+        ("FLASK_ORIGINS", "FLASK_CORS_ORIGINS"),
+        ("FLASK_CORS_CREDENTIALS", "FLASK_CORS_SUPPORTS_CREDENTIALS"),
+        ("FLASK_MAX_CONTENT_LENGHT", "FLASK_MAX_CONTENT_LENGTH"),
+    ],
+)
+def test_a_misspelled_variable_aborts_startup(
+    monkeypatch: pytest.MonkeyPatch, name: str, nearest: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        started(monkeypatch, **{name: "https://one.example"})
+    assert ended.value.code == f"{name} is not a setting. Did you mean {nearest}?"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FLASK_APP",
+        "FLASK_ENV",
+        "FLASK_RUN_PORT",
+        "FLASK_SKIP_DOTENV",
+        "FLASK_SECRET_KEY",
+        "FLASK_CORS_METHODS",
+        "FLASK_SESSION_COOKIE_NAME",
+        "FLASK_SOMETHING_ELSE",
+    ],
+)
+def test_a_variable_that_others_may_read_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert started(monkeypatch, **{name: "POST"}).get("/").text == "hello!!"
+
+
+@pytest.mark.parametrize(
+    ("flask_debug", "debug"), [(None, False), ("0", False), ("no", False), ("1", True)]
 )
 def test_the_debugger_is_on_only_if_asked_and_only_here(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     flask_debug: str | None,
-    host: str,
     debug: bool,
 ) -> None:
     if flask_debug is None:
@@ -527,51 +615,69 @@ def test_the_debugger_is_on_only_if_asked_and_only_here(
     else:
         monkeypatch.setenv("FLASK_DEBUG", flask_debug)
     monkeypatch.delenv("PORT", raising=False)
-    served: list[tuple[Any, ...]] = []
+    served: list[tuple[str, int, bool]] = []
 
-    def serve(app: flask.Flask, host: str, port: int, **options: Any) -> None:
+    def run_debugger(app: flask.Flask, host: str, port: int) -> None:
         served.append((host, port, app.debug))
 
-    monkeypatch.setattr(flask.Flask, "run", serve)
+    def start_server(server: BaseWSGIServer, host: str, port: int, *args: Any) -> None:
+        served.append((host, port, args[0].debug))
+
+    monkeypatch.setattr(flask.Flask, "run", run_debugger)
+    monkeypatch.setattr(BaseWSGIServer, "__init__", start_server)
+    monkeypatch.setattr(BaseWSGIServer, "serve_forever", lambda server: None)
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
     shown = "127.0.0.1" if debug else "localhost"
     assert f"http://{shown}:3000/static/index.html" in capsys.readouterr().out
     monkeypatch.setenv("PORT", "3001")
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
+    host = "127.0.0.1" if debug else settings.wildcard_address()
     assert served == [(host, 3000, debug), (host, 3001, debug)]
 
 
-def test_the_log_of_flasks_server_names_an_ipv4_client_as_it_is() -> None:
+def test_the_log_of_flasks_server_shows_ipv4_addresses_without_a_prefix() -> None:
     handler = run.RequestHandler.__new__(run.RequestHandler)  # without a connection to serve
     handler.client_address = ("::ffff:127.0.0.1", 3000)
     assert handler.address_string() == "127.0.0.1"
 
 
-@pytest.mark.parametrize(("only_ipv6", "address"), [(0, "::"), (1, "0.0.0.0"), (None, "0.0.0.0")])
-def test_all_interfaces_are_those_of_the_system(
-    monkeypatch: pytest.MonkeyPatch, only_ipv6: int | None, address: str
+@pytest.mark.parametrize(
+    ("ipv6_only", "wildcard", "addresses"),
+    [
+        pytest.param(0, "::", ["[::]:3000"], id="one socket for both"),
+        pytest.param(1, "::", ["[::]:3000", "0.0.0.0:3000"], id="a socket for each"),
+        pytest.param(None, "0.0.0.0", ["0.0.0.0:3000"], id="no IPv6"),
+    ],
+)
+def test_the_service_listens_on_all_interfaces_of_the_system(
+    monkeypatch: pytest.MonkeyPatch, ipv6_only: int | None, wildcard: str, addresses: list[str]
 ) -> None:
     class Socket(socket.socket):
-        def __init__(self, family: int) -> None:
-            if only_ipv6 is None:
+        def __init__(self, family: int, kind: int = socket.SOCK_STREAM) -> None:
+            if ipv6_only is None:
                 raise OSError("Address family not supported by protocol")
             super().__init__()
 
+        def setsockopt(self, level: int, option: int, value: int) -> None:  # type: ignore[override]
+            pass
+
         def getsockopt(self, level: int, option: int) -> int:  # type: ignore[override]
-            return only_ipv6  # type: ignore[return-value]
+            return ipv6_only  # type: ignore[return-value]
 
     monkeypatch.setattr(socket, "socket", Socket)
-    assert settings.all_interfaces() == address
+    assert settings.wildcard_address() == wildcard
+    assert settings.bind_addresses(3000) == addresses
 
 
 @pytest.mark.parametrize(
-    ("host", "page"),
+    ("host", "url"),
     [
+        ("", "http://localhost:3000/static/index.html"),
         ("::", "http://localhost:3000/static/index.html"),
         ("0.0.0.0", "http://localhost:3000/static/index.html"),
         ("127.0.0.1", "http://127.0.0.1:3000/static/index.html"),
         ("::1", "http://[::1]:3000/static/index.html"),
     ],
 )
-def test_the_page_has_the_address_that_the_server_listens_on(host: str, page: str) -> None:
-    assert settings.page(host, 3000) == page
+def test_the_page_url_names_the_host_that_the_server_listens_on(host: str, url: str) -> None:
+    assert settings.page_url(host, 3000) == url

@@ -384,7 +384,7 @@ def stopped(**env: str) -> str:
     return ended.stderr.splitlines()[-1]
 
 
-IPV6 = pytest.mark.skipif(settings.all_interfaces() != "::", reason="needs IPv6")
+IPV6 = pytest.mark.skipif(settings.wildcard_address() != "::", reason="needs IPv6")
 
 
 @IPV6
