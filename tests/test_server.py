@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.iris import FLOWER
-from tests.service import ANSWER, JSON, PICKLE, ROOT, Load, Service
+from tests.service import ANSWER, JSON, PICKLE, ROOT, Load, Service, free_port
 from tests.test_run import LIMIT, NOT_JSON, WRONG
 
 ONE = json.dumps(FLOWER).encode()
@@ -150,8 +150,6 @@ def test_a_connection_goes_on_after_an_error(service: Service) -> None:
         b"GET / HTTP/1.1\r\nHost: a\x00b\r\n\r\n",
         b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
         b"GET / HTTP/1.1\r\n folded: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000 + b"\r\n\r\n",
-        b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n\r\n",
         b"get / http/1.1\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
@@ -170,6 +168,65 @@ def test_malformed_http_is_refused_or_hung_up_on(service: Service, sent: bytes) 
     answer = service.send(sent)
     assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
     assert service.request("POST", "/predict", ONE)[2] == ANSWER
+
+
+START = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(START + b"Cookie: a=" + b"x" * 9_000 + b"\r\n\r\n", id="a long cookie"),
+        pytest.param(START + b"X: " + b"x" * 65_000 + b"\r\n\r\n", id="one field"),
+        pytest.param(START + (b"X: " + b"x" * 3_500 + b"\r\n") * 3 + b"\r\n", id="three fields"),
+        pytest.param(START + b"X: 1\r\n" * 120 + b"\r\n", id="120 fields"),
+        pytest.param(START + b"X:\r\n" * 16_000 + b"\r\n", id="16,000 fields"),
+        pytest.param(
+            START.replace(b"/", b"/?" + b"x" * 5_000, 1) + b"\r\n", id="a long request line"
+        ),
+        pytest.param(
+            START.replace(b"/", b"/?" + b"x" * 65_000, 1) + b"\r\n", id="only a request line"
+        ),
+    ],
+)
+def test_request_headers_of_up_to_64_kib_are_served(service: Service, head: bytes) -> None:
+    assert service.send(head).endswith(b"hello!!")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(START + b"X: " + b"x" * 70_000 + b"\r\n\r\n", id="one field"),
+        pytest.param(START + b"X:\r\n" * 18_000 + b"\r\n", id="many fields"),
+        pytest.param(START.replace(b"/", b"/" + b"x" * 70_000, 1) + b"\r\n", id="request line"),
+    ],
+)
+def test_request_headers_over_64_kib_are_rejected(service: Service, head: bytes) -> None:
+    assert service.send(head).startswith(b"HTTP/1.1 431 ")
+
+
+def test_trailers_over_64_kib_are_rejected(service: Service) -> None:
+    trailer = b"X: " + b"x" * 10_000 + b"\r\n"
+    with service.connect() as client:
+        client.sendall(CHUNKED + chunked(ONE, 1000) + trailer * 6 + b"\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        client.sendall(CHUNKED + chunked(ONE, 1000) + trailer * 9)
+        assert client.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\n",
+        b"X-Forwarded-Proto: https\r\nX-Forwarded-Proto: http\r\n",
+        b"X-Forwarded-Proto: http\r\nX-Forwarded-Protocol: ssl\r\nX-Forwarded-Ssl: on\r\n",
+    ],
+)
+def test_scheme_headers_of_a_proxy_are_ignored(service: Service, headers: bytes) -> None:
+    assert service.send(LONG.replace(HEAD, HEAD + headers) % len(ONE) + ONE).endswith(ANSWER)
+    preflight = b"OPTIONS /predict HTTP/1.1\r\nHost: localhost\r\nOrigin: https://a.example\r\n"
+    preflight += b"Access-Control-Request-Method: POST\r\n" + headers + b"\r\n"
+    assert b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in service.send(preflight)
 
 
 def test_slow_clients_are_let_go_and_hold_nobody(service: Service) -> None:
@@ -382,16 +439,121 @@ def test_memory_does_not_grow() -> None:
         assert service.private_memory()[0] < before + 1
 
 
+GUNICORN = (sys.executable, "-m", "gunicorn")
+CONFIGURATION = str(ROOT / "gunicorn.conf.py")
+ELSEWHERE = ("sh", "-c", 'cd / && exec "$@"', "sh")
+
+
+@pytest.mark.parametrize("options", [(), ("--chdir", str(ROOT))], ids=["alone", "with --chdir"])
+def test_the_configuration_works_from_another_folder(options: tuple[str, ...]) -> None:
+    command = (*ELSEWHERE, *GUNICORN, "-c", CONFIGURATION, *options, "run:app")
+    with Service(*command) as service:
+        assert service.request("POST", "/predict", ONE)[2] == ANSWER
+    assert "Using worker: gunicorn_worker.Worker" in service.logged()
+    assert "WARNING" not in service.logged()
+
+
+def test_gunicorn_without_the_configuration_warns_with_the_cure() -> None:
+    with Service(*ELSEWHERE, *GUNICORN, "--chdir", str(ROOT), "run:app", WEB_CONCURRENCY="1") as s:
+        assert s.request("POST", "/predict", ONE)[2] == ANSWER
+    (warning,) = [line for line in s.logged().splitlines() if "WARNING" in line]
+    assert warning.endswith(f"Start it with: gunicorn -c {CONFIGURATION} run:app")
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "127.0.0.1"])
+def test_the_log_shows_the_demo_pages_url(host: str) -> None:
+    port = free_port()
+    with Service(*GUNICORN, "--bind", f"{host}:{port}", "run:app", port=port) as service:
+        pass
+    shown = host if host == "127.0.0.1" else "localhost"
+    assert f"The demo page: http://{shown}:{port}/static/index.html\n" in service.logged()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PORT", "http", "PORT must be a number from 1 to 65535, not 'http'."),
+        (
+            "FLASK_CORS_ORIGIN",
+            "https://one.example",
+            "FLASK_CORS_ORIGIN is not a setting. Did you mean FLASK_CORS_ORIGINS?",
+        ),
+        (
+            "FLASK_CORS_ORIGINS",
+            "one.example",
+            "Each origin in FLASK_CORS_ORIGINS must be * or scheme://host[:port], "
+            "not 'one.example'.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", [(*GUNICORN, "run:app"), (sys.executable, "run.py")])
+def test_an_invalid_setting_aborts_startup_with_one_line(
+    command: tuple[str, ...], name: str, value: str, message: str
+) -> None:
+    env = {**os.environ, name: value}
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30)
+    assert ended.returncode != 0
+    lines = [line for line in ended.stderr.splitlines() if "[INFO]" not in line]
+    assert lines == [message]
+
+
+def test_rejected_large_bodies_are_logged_with_their_number() -> None:
+    with Service(WEB_CONCURRENCY="1") as service:
+        stalled = [service.connect() for _ in range(8)]
+        for client in stalled:
+            client.sendall(LONG % LIMIT + ONE)
+        time.sleep(0.5)
+        for _ in range(5):
+            status, headers, _ = service.request("POST", "/predict", ONE.ljust(2**15))
+            assert (status, headers["Retry-After"]) == (503, "1")
+        for client in stalled:
+            client.close()
+    (warning,) = [line for line in service.logged().splitlines() if "503" in line]
+    assert warning.endswith(
+        "WARNING in request_body: Too many large requests in progress: "
+        "1 rejected with 503 since the start"
+    )
+
+
+def freeze(processes: list[int], seconds: float) -> None:
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    for pid in processes:
+        os.kill(pid, signal.SIGCONT)
+
+
+@LINUX
+def test_freezing_all_processes_for_longer_than_the_timeout_loses_no_request() -> None:
+    with Service(WEB_CONCURRENCY="2", GUNICORN_CMD_ARGS="--timeout 2") as service:
+        workers = wait_for_workers(service, 2, within=5)
+        with Load(service.port) as load:
+            for _ in range(2):
+                time.sleep(0.5)
+                answered = load.answered
+                freeze([service.process.pid, *workers], seconds=6)
+            time.sleep(3)
+        assert load.answered > answered
+        assert not load.failures
+        assert service.workers() == workers
+    assert "TIMEOUT" not in service.logged()
+
+
+@LINUX
+def test_a_worker_that_hangs_alone_is_replaced() -> None:
+    with Service(WEB_CONCURRENCY="2", GUNICORN_CMD_ARGS="--timeout 2") as service:
+        hung, other = wait_for_workers(service, 2, within=5)
+        os.kill(hung, signal.SIGSTOP)
+        deadline = time.monotonic() + 20
+        while hung in service.workers():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert other in wait_for_workers(service, 2, within=5)
+
+
 def test_a_damaged_model_stops_the_start(tmp_path: Path) -> None:
-    for name in (
-        "request_body.py",
-        "gunicorn.conf.py",
-        "model.py",
-        "run.py",
-        "settings.py",
-        "gunicorn_worker.py",
-    ):
-        shutil.copy(ROOT / name, tmp_path)
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tmp_path)
     shutil.copytree(ROOT / "model", tmp_path / "model")
     path = tmp_path / "model" / PICKLE.name
     path.write_bytes(path.read_bytes()[:-1])
