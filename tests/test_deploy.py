@@ -16,7 +16,7 @@ import yaml
 
 import gunicorn_worker
 import request_body
-from tests.service import FLOWER, ROOT, Load, Service, free_port, tool
+from tests.service import FLOWER, JSON, ROOT, Load, Service, free_port, tool
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", "")  # without its line breaks
 
@@ -81,18 +81,56 @@ def test_restarting_one_after_the_other_loses_no_request(tmp_path: Path) -> None
         assert not load.failures
 
 
-def test_the_image_has_every_file_that_the_service_needs(tmp_path: Path) -> None:
-    copied = " ".join(re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE)).split()
-    assert (ROOT / ".dockerignore").read_text().split() == ["*", *(f"!{name}" for name in copied)]
-    for name in copied:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, tmp_path / name)
-        else:
-            shutil.copy(ROOT / name, tmp_path)
-    command = ["sh", "-c", 'cd "$0" && exec "$@"', tmp_path, sys.executable, "-m", "gunicorn"]
-    with Service(*command, "run:app") as service:
-        assert service.request("POST", "/predict", json.dumps(FLOWER))[0] == 200
+def image_files() -> set[Path]:
+    """Return the files that .dockerignore lets into the image, where the last match decides."""
+    files: set[Path] = set()
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!")
+        if line.startswith("#"):
+            continue
+        matches = (
+            {
+                file
+                for match in ROOT.glob(pattern)
+                for file in ([match] if match.is_file() else match.rglob("*"))
+                if file.is_file()
+            }
+            if pattern != "*"
+            else files.copy()
+        )
+        files = files | matches if line.startswith("!") else files - matches
+    return {file.relative_to(ROOT) for file in files}
+
+
+def test_the_files_of_the_image_serve(tmp_path: Path) -> None:
+    for file in image_files():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    (command,) = re.findall(r"^CMD (.+)$", DOCKERFILE, re.MULTILINE)
+    in_folder = ("sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path), sys.executable, "-m")
+    with Service(*in_folder, *json.loads(command)) as service:
+        headers = {**JSON, "X-Request-ID": "7b0c"}
+        assert service.request("POST", "/predict", json.dumps(FLOWER), headers)[0] == 200
         assert service.request("GET", "/static/openapi.json")[0] == 200
+    line = r'^127\.0\.0\.1 "POST /predict HTTP/1\.1" 200 14 \d+ 7b0c$'
+    assert re.search(line, service.logged(), re.MULTILINE)
+
+
+def test_the_image_contains_only_what_serves() -> None:
+    files = image_files()
+    assert {file.parts[0] for file in files if len(file.parts) > 1} == {"model", "static"}
+    assert {file.suffix for file in files if file.parts[0] == "model"} == {".pgz", ".sha256"}
+    assert not [file for file in files if file.suffix == ".csv"]
+
+
+def test_the_version_is_the_newest_one_in_the_changelog() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    version = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE)[0]
+    openapi = json.loads((ROOT / "static" / "openapi.json").read_text())
+    assert openapi["info"]["version"] == version
+    for name in ("kubernetes.yaml", "README.md"):
+        versions = re.findall(r"iris-prediction-service:([\w.-]+)", (ROOT / name).read_text())
+        assert set(versions) == {version}
 
 
 def test_the_health_check_of_the_image_asks_the_service(service: Service) -> None:
