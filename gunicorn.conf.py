@@ -40,9 +40,9 @@ graceful_timeout = 2
 # Each connection needs a file descriptor. A worker has 11 others, and needs some to close
 # connections.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
-# The worker limits request headers to 64 KiB altogether, so gunicorn needs no limits of its own on a
-# field or the request line. A field of a few bytes takes up 300 in memory: 256 of them fit into the
-# 160 KiB per connection that kubernetes.yaml counts, while 9,000 would take up 2 MiB.
+# The worker limits request headers to 64 KiB altogether, so gunicorn needs no limit of its own on
+# a field or the request line. A field of a few bytes takes up 300 in memory: with 256 of them,
+# headers fit into the 160 KiB per connection that kubernetes.yaml counts; 9,000 take up 2 MiB.
 limit_request_field_size = 2**16
 limit_request_line = 0
 limit_request_fields = 2**8
