@@ -5,11 +5,11 @@ COPY requirements.txt constraints.txt ./
 # Serving needs neither pytest nor scikit-learn, which xgboost uses only if it is installed.
 RUN sed -i 's/^xgboost==/xgboost-cpu==/; /^pytest==/d; /^scikit-learn==/d' requirements.txt \
     && pip install --no-cache-dir -r requirements.txt
-# The files that .dockerignore lists.
+# .dockerignore lists the files that are copied.
 COPY . .
-# The files have the modes of the checkout, which may let nobody else read them. The check imports
-# the service, which writes the bytecode of everything it uses, including Python's own library:
-# the running service cannot write, and would compile all of it at each start.
+# chmod: the checkout's file modes may allow only their owner to read. The check imports the
+# service, which writes the bytecode of everything it uses, including Python's own library: the
+# running service cannot write, and would compile all of it at each start.
 RUN chmod -R a+rX . && gunicorn --check-config run:app
 USER 65534
 EXPOSE 3000

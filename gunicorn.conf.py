@@ -50,8 +50,8 @@ limit_request_fields = 2**8
 # proxy that contradict each other, and obey a SCRIPT_NAME that a client sent through a proxy.
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
-# Once enabled, with --access-logfile: client, request, status, bytes, milliseconds, request ID.
-access_log_format = '%(h)s "%(r)s" %(s)s %(B)s %(M)s %({x-request-id}i)s'
+# Once enabled with --access-logfile: client, time, request, status, bytes, seconds, request ID.
+access_log_format = '%(h)s %(t)s "%(r)s" %(s)s %(B)s %(L)s %({x-request-id}i)s'
 sendfile = False  # it would bypass the worker's limits on a response
 on_starting = gunicorn_worker.check_settings
 

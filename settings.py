@@ -102,8 +102,8 @@ def check_values(config: dict[str, Any]) -> None:
 def allowed_origins(config: dict[str, Any]) -> list[str | re.Pattern[str]]:
     """Return CORS_ORIGINS as Flask-Cors needs it; the default allows every origin.
 
-    The value is text with origins separated by commas, or a list, which must not be empty: that
-    would allow nobody, surely by mistake.
+    The value is text with origins separated by commas, or a list. An empty list is rejected: it
+    would allow no origin at all, surely by mistake.
     """
     origins = config.get("CORS_ORIGINS", "*")
     if isinstance(origins, str):
@@ -118,7 +118,7 @@ def origin_pattern(origin: Any) -> str | re.Pattern[str]:
 
     Flask-Cors would take text with brackets, which an IPv6 address has, for a regular expression.
     `https://*.example.com` is rejected: as a regular expression it would allow
-    `https://xexample.com`. `null` is rejected because anybody can make a page with this origin.
+    `https://xexample.com`. `null` is rejected because any site can make a page with this origin.
     """
     if origin == "*":
         return origin

@@ -112,7 +112,7 @@ def test_the_files_of_the_image_serve(tmp_path: Path) -> None:
         headers = {**JSON, "X-Request-ID": "7b0c"}
         assert service.request("POST", "/predict", json.dumps(FLOWER), headers)[0] == 200
         assert service.request("GET", "/static/openapi.json")[0] == 200
-    line = r'^127\.0\.0\.1 "POST /predict HTTP/1\.1" 200 14 \d+ 7b0c$'
+    line = r'^127\.0\.0\.1 \[\S+ \S+\] "POST /predict HTTP/1\.1" 200 14 0\.\d{6} 7b0c$'
     assert re.search(line, service.logged(), re.MULTILINE)
 
 
