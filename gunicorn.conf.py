@@ -55,7 +55,6 @@ access_log_format = '%(h)s %(t)s "%(r)s" %(s)s %(B)s %(L)s %({x-request-id}i)s'
 sendfile = False  # it would bypass the worker's limits on a response
 on_starting = gunicorn_worker.check_settings
 
-MAX_TRAILERS = 2**13  # bytes; gunicorn would allow the product of the limits above, 16 MiB
 FROZEN = 5  # seconds; the arbiter looks for hung workers about once a second
 
 
@@ -87,8 +86,3 @@ def forgive_freezes(arbiter: Any) -> None:
         kill_hung_workers()
 
     arbiter.murder_workers = kill_hung_workers_unless_frozen
-
-
-def pre_request(worker: Any, request: Any) -> None:
-    """Bound the trailers of a chunked body."""
-    request.body.reader.limit_trailer_section = MAX_TRAILERS
