@@ -10,24 +10,41 @@ from typing import IO, NoReturn
 from flask import Response, abort, after_this_request, request
 from werkzeug.exceptions import ServiceUnavailable
 
-MAX_LENGTH = 2**21  # bytes: 10,000 flowers in full precision, each with its species, take 1.5 MB
-SMALL = 2**14  # bytes; a body up to this length is never refused for the sake of others
-LARGE_BODIES = 8  # so many of MAX_LENGTH, or more of shorter ones, are answered at once: 16 MiB
+# Bytes of a body and of its response, in general, and up to which a request is small: never
+# rejected for the sake of others. A schema whose responses are longer has shorter bodies instead.
+MAX_LENGTH, MAX_RESPONSE = 2**21, 3 * 2**20
+SMALL, SMALL_RESPONSE = 2**14, 3 * 2**13
+LARGE_REQUESTS = 8  # this many of the largest are in progress at once, or more of smaller ones
+
+
+def max_length(response_per_body: float) -> int:
+    """Return the longest body by default, in bytes, for responses of up to so many times that."""
+    return int(min(MAX_LENGTH, MAX_RESPONSE / response_per_body))
 
 
 class BodyReader:
-    """Reads bodies of up to `limit` bytes, and those longer than SMALL within a common budget.
+    """Reads bodies of up to `limit` bytes, and all but small ones within a common budget.
 
-    Such a body takes its length from the budget until its answer has been sent. The length stands
-    for what is in memory while a slow client is waited for: first the body, and then the answer,
-    at most one and a half times as long. Without a budget, clients that stall would fill it.
+    Such a request takes its size from the budget until its response has been sent. Its size is the
+    longer of body and longest possible response, which is `response_per_body` times as long: first
+    the one and then the other is in memory while a slow client is waited for. Without a budget,
+    stalled clients would fill the memory. Raises SystemExit for a limit that the budget cannot
+    serve.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, response_per_body: float) -> None:
         self.limit = limit
-        self.budget = LARGE_BODIES * limit
+        self.size_per_body = max(1, response_per_body)
+        self.small = int(min(SMALL, SMALL_RESPONSE / response_per_body, limit))
+        self.budget = LARGE_REQUESTS * max(limit, MAX_RESPONSE)
         self.reserved = 0
         self.lock = threading.Lock()
+        if self.size_per_body * limit > self.budget:
+            largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
+            raise SystemExit(
+                f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for these classes and "
+                f"features, not {limit}: a longer response would never fit in memory."
+            )
 
     def read(self) -> bytes:
         """Return the body of Flask's request.
@@ -44,7 +61,7 @@ class BodyReader:
         """Return a body whose length the header Content-Length announces."""
         if length > self.limit:
             self.abort_as_too_long()
-        if length > SMALL:
+        if length > self.small:
             self.reserve(length)
         body = read_or_abort(stream, length)
         if len(body) < length:
@@ -57,9 +74,8 @@ class BodyReader:
         Asking for a byte more than there may be shows whether there is more. One that is not small
         takes the whole limit from the budget, as it may become so long.
         """
-        small = min(SMALL, self.limit)  # the limit may be set to less than SMALL
-        body = read_or_abort(stream, small + 1)
-        if small < len(body) <= self.limit:
+        body = read_or_abort(stream, self.small + 1)
+        if self.small < len(body) <= self.limit:
             self.reserve(self.limit)
             body += read_or_abort(stream, self.limit + 1 - len(body))
         if len(body) > self.limit:
@@ -71,16 +87,17 @@ class BodyReader:
 
     def reserve(self, length: int) -> None:
         """Take a length from the budget until the answer has been sent, or refuse the request."""
+        size = int(self.size_per_body * length)
         with self.lock:
-            if self.reserved + length > self.budget:
+            if self.reserved + size > self.budget:
                 raise ServiceUnavailable(
                     "Too many large requests are being answered.", retry_after=1
                 )
-            self.reserved += length
+            self.reserved += size
 
         def release() -> None:
             with self.lock:
-                self.reserved -= length
+                self.reserved -= size
 
         @after_this_request
         def release_when_sent(answer: Response) -> Response:
