@@ -21,7 +21,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,6 +105,7 @@ def normalize(name: str) -> str:
     return "".join(filter(str.isalnum, name)).lower()
 
 
+@cache  # model/train.py and `publish` both call it
 def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the samples of DATA and their classes.
 
