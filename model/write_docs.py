@@ -26,7 +26,7 @@ from validation import (
     LONGEST_SAMPLE,
     MAX_ERRORS,
     NAMES,
-    SAMPLE,
+    SAMPLE_NAME,
 )
 
 Array = NDArray[Any]
@@ -107,7 +107,7 @@ def describe_api(service: ModuleType, example: Json, other: Json) -> Json:
     values = {
         "title": schema.TITLE,
         "description": schema.DESCRIPTION,
-        "sample": SAMPLE,
+        "sample": SAMPLE_NAME,
         "Sample": STRUCT,
         "classes": ", ".join(f"{index} {name}" for index, name in enumerate(CLASSES)),
         "max_length": format_bytes(reader.limit),
@@ -142,8 +142,8 @@ def add_examples(
         content["example"] = call(service, path, method=method).text
         return
     requests: dict[str, Json] = {
-        "one": {"summary": f"One {SAMPLE}", "value": example},
-        "many": {"summary": f"An array with one object per {SAMPLE}", "value": [example, other]},
+        "one": {"summary": f"One {SAMPLE_NAME}", "value": example},
+        "many": {"summary": f"An array with one object per {SAMPLE_NAME}", "value": [example, other]},
     }
     operation["requestBody"]["content"]["application/json"]["examples"] = requests
     content["examples"] = {}
@@ -296,7 +296,7 @@ def model_info(
     return {
         "title": schema.TITLE,
         "description": schema.DESCRIPTION,
-        "sample": SAMPLE,
+        "sample": SAMPLE_NAME,
         "class": schema.CLASS,
         "features": features,
         "classes": CLASSES,
@@ -401,7 +401,7 @@ def usage_block(service: ModuleType, example: Json) -> str:
         many = " `-d @static/training-data.json` sends all of the training data."
     return "\n\n".join(
         [
-            f"`static/example.json` contains one {SAMPLE}:",
+            f"`static/example.json` contains one {SAMPLE_NAME}:",
             code("json", to_text(example).decode().rstrip()),
             f"The response, `{label}`, is its class: {', '.join(classes[:-1])} or {classes[-1]}. "
             f"An array of these objects gets an array of classes.{many} `/predict_proba` takes the "
@@ -477,11 +477,11 @@ def api_block(service: ModuleType, example: Json) -> str:
 | Request | Response |
 |---|---|
 | `GET /` | `hello!!`, while the service is up |
-| `POST /predict`, one {SAMPLE} | `{label}` |
+| `POST /predict`, one {SAMPLE_NAME} | `{label}` |
 | `POST /predict`, an array | `{labels}`, in the same order |
 | `POST /predict_proba`, either | `{{"return":{{{probabilities}}}}}`, or an array of these |
 
-A {SAMPLE} is a JSON object with {list_fields()}; other fields are ignored. Errors are
+A {SAMPLE_NAME} is a JSON object with {list_fields()}; other fields are ignored. Errors are
 `application/problem+json` (RFC 9457) and say what is wrong:
 
 | Status | Reason |
