@@ -141,9 +141,10 @@ def add_examples(
     if "requestBody" not in operation:
         content["example"] = call(service, path, method=method).text
         return
+    many = f"An array with one object per {SAMPLE_NAME}"
     requests: dict[str, Json] = {
         "one": {"summary": f"One {SAMPLE_NAME}", "value": example},
-        "many": {"summary": f"An array with one object per {SAMPLE_NAME}", "value": [example, other]},
+        "many": {"summary": many, "value": [example, other]},
     }
     operation["requestBody"]["content"]["application/json"]["examples"] = requests
     content["examples"] = {}
@@ -183,13 +184,13 @@ def format_bytes(length: int) -> str:
 
 POSTMAN_SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 POSTMAN_TEST = """\
-pm.test("The response has one result per sample", () => {
+pm.test("The response has classes, or probabilities that add up to 1", () => {
     pm.response.to.have.status(200);
-    if (pm.request.method === "GET") return;
-    const sent = JSON.parse(pm.request.body.raw);
-    const received = pm.response.json().return;
-    pm.expect(Array.isArray(received)).to.eql(Array.isArray(sent));
-    if (Array.isArray(sent)) pm.expect(received).to.have.lengthOf(sent.length);
+    if (!pm.response.headers.get("Content-Type").includes("json")) return;
+    for (const result of [].concat(pm.response.json().return)) {
+        if (typeof result === "string") pm.expect(result).to.match(/^[0-9]+$/);
+        else pm.expect(Object.values(result).reduce((a, b) => a + b)).to.be.closeTo(1, 1e-5);
+    }
 });"""
 
 
