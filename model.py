@@ -1,5 +1,6 @@
-"""The trained iris model, loaded once at import, and its answer for every flower."""
+"""The trained classifier, loaded once at import, and its predictions."""
 
+import ctypes
 import gzip
 import hashlib
 import io
@@ -11,222 +12,299 @@ from bisect import bisect
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import xgboost
 from numpy.typing import ArrayLike, NDArray
 
-SPECIES = ("setosa", "versicolor", "virginica")  # by class: 0, 1, 2
-N_FEATURES = 4  # sepal length, sepal width, petal length, petal width, in cm
-MAX_CELLS = 100_000  # of a table: iris has 1,960. 100,000 encoded answers take 20 MB
+from schema import CLASSES, DATA, Sample
+
+ROOT = Path(__file__).parent
+PATH = ROOT / "model" / f"xgboost-{Path(DATA).stem}.pgz"  # a gzipped pickle of an XGBClassifier
+INFO = ROOT / "static" / "model-info.json"  # what clients read about the model
+FEATURES = list(Sample.__struct_encode_fields__)  # their names in JSON, in the model's order
+N_FEATURES = len(FEATURES)
+# Whether a feature may be missing, by feature: `float | None` in schema.py.
+OPTIONAL = [type(None) in get_args(hint) for hint in get_type_hints(Sample).values()]
+
+MAX_VALUES = 300_000  # cells times classes of a table: as encoded probabilities they take 20 MB
 MAX_EVALUATIONS = 25_000_000  # cells times trees: XGBoost evaluates 25 million in half a second
-PICKLED_NAMES = {"xgboost.sklearn.XGBClassifier", "xgboost.core.Booster", "builtins.bytearray"}
-RETRAIN = "Retrain it: python model/train.py"
+ALLOWED_GLOBALS = {"xgboost.sklearn.XGBClassifier", "xgboost.core.Booster", "builtins.bytearray"}
+CURE = "Publish the model again: python model/train.py, or python model/publish.py FILE"
+
+PREDICT_CONFIG = (  # of XGBoosterPredictFromDense: all trees, probabilities, two dimensions
+    b'{"type":0,"training":false,"iteration_begin":0,"iteration_end":0,"strict_shape":true,'
+    b'"cache_id":0,"missing":NaN}'
+)
 
 Array = NDArray[Any]
 ArrayFunction = Callable[[Array], Array]
 
 
 def predict(input: ArrayLike) -> int:
-    """Return the class of one flower: 0, 1 or 2, the index of its name in SPECIES.
+    """Return the class of one sample, which is the index of its name in schema.CLASSES.
 
-    `input` has the shape (4,) or (1, 4): sepal length, sepal width, petal length and petal width,
-    in cm, of any dtype that NumPy casts to float32. Raises ValueError for more than one flower,
-    another shape, or a length that is not finite: NaN would get the last cell's answer.
+    `input` has the shape (n_features,) or (1, n_features), in the order of schema.Sample and in
+    its units, of any dtype that NumPy casts to float32; for iris: sepal length, sepal width, petal
+    length and petal width in cm. An optional feature may be NaN or None. Raises ValueError for
+    more than one sample, another shape, or another value that is not finite.
     """
-    flower = np.asarray(input, np.float32)  # rounded as XGBoost does
-    if flower.shape not in ((N_FEATURES,), (1, N_FEATURES)):
+    sample = np.asarray(input, np.float32)  # rounded as XGBoost does
+    if sample.shape not in ((N_FEATURES,), (1, N_FEATURES)):
         raise ValueError(
-            f"one flower has the shape ({N_FEATURES},) or (1, {N_FEATURES}), not {flower.shape}"
+            f"Expected shape ({N_FEATURES},) or (1, {N_FEATURES}), got {sample.shape}."
         )
-    if not all(map(math.isfinite, flower.flat)):  # for four numbers, faster than NumPy's
-        raise ValueError(f"a flower's lengths are finite float32 numbers, not {flower}")
-    return int(classes(flower.reshape(1, N_FEATURES))[0])  # a function, made in the last line
+    # math.isfinite first: for four numbers, it is faster than NumPy.
+    if not all(map(math.isfinite, sample.flat)):
+        missing = np.isnan(sample)
+        if np.isinf(sample).any() or missing[..., np.invert(OPTIONAL)].any():
+            raise ValueError(f"Expected finite float32 numbers, got {sample}.")
+    return int(predict_classes(sample.reshape(1, N_FEATURES))[0])
 
 
 def tabulate(
-    booster: xgboost.Booster, convert: ArrayFunction, max_cells: int = MAX_CELLS
+    booster: xgboost.Booster, convert: ArrayFunction, max_values: int = MAX_VALUES
 ) -> ArrayFunction:
-    """Return a function of flowers, finite float32 of shape (n, features), that has a table.
+    """Return a function that maps samples to `convert` of their probabilities.
 
-    `convert` makes the answers, shape (n, ...), of probabilities, shape (n, classes). It is called
-    now and once, for one flower in each cell of the grid that the trees' thresholds make. A tree
-    ensemble is constant within a cell, so that flower's answer is every flower's in it, to the
-    bit. Where the cells are too many there is no table: XGBoost is asked, and `convert` called,
-    each time.
+    The returned function takes samples as float32, shape (n_samples, n_features), and `convert`
+    takes probabilities as float32, shape (n_samples, n_classes); both return an array of
+    n_samples results. A tree ensemble is constant within each cell of the grid that its split
+    thresholds form. So `convert` is called once, here, with one sample per cell, and the returned
+    function looks results up: they equal XGBoost's to the bit. If the table would become too large,
+    the returned function runs XGBoost and `convert` for each call.
     """
 
-    def ask(flowers: Array) -> Array:
-        one_more = np.pad(flowers, ((0, 1), (0, 0)))  # XGBoost refuses an empty array
-        return convert(booster.inplace_predict(one_more)[:-1])
+    def compute(samples: Array) -> Array:
+        return convert(predict_proba(booster, samples))
 
-    edges, trees = thresholds(booster)
-    shape = [len(edge) + 1 for edge in edges]
-    cells = math.prod(shape)
-    if cells > max_cells or cells * trees > MAX_EVALUATIONS:
-        return ask
+    if not fits_table(booster, max_values):
+        return compute
+    edges = find_edges(booster)
+    shape = [len(edge) + 1 for edge in edges.values()]
 
-    # A cell begins at its threshold: XGBoost goes left where length < threshold. The first cell of
-    # a feature has none and begins at the smallest number.
-    starts = [np.insert(edge, 0, np.finfo(np.float32).min) for edge in edges]
-    grid = np.meshgrid(*starts, indexing="ij")  # for each feature, its length in every cell
-    # Cells are numbered as NumPy numbers elements: the next one differs in the last feature.
-    answers = ask(np.stack(grid, axis=-1).reshape(cells, len(edges)))
-    edge_lists = [edge.tolist() for edge in edges]
+    # Cells are numbered as NumPy numbers the elements of an array of this shape.
+    cells = np.zeros((*shape, N_FEATURES), np.float32)
+    for axis, (feature, edge) in enumerate(edges.items()):
+        lower_bounds = np.insert(edge, 0, np.finfo(np.float32).min)
+        lower_bounds[lower_bounds == np.inf] = np.nan
+        cells[..., feature] = np.expand_dims(lower_bounds, tuple(range(1, len(shape) - axis)))
+    results = compute(cells.reshape(-1, N_FEATURES))
+    edge_lists = [(feature, edge.tolist()) for feature, edge in edges.items()]
 
-    def look_up(flowers: Array) -> Array:
-        if len(flowers) == 1:
-            cell = cell_of(flowers[0])
-            return answers[cell : cell + 1]
-        indices = [
-            edge.searchsorted(lengths, side="right")
-            for edge, lengths in zip(edges, flowers.T, strict=True)
-        ]
-        return answers[np.ravel_multi_index(indices, shape)]
+    def look_up(samples: Array) -> Array:
+        if len(samples) == 1:
+            cell = find_cell(samples[0].tolist())
+            return results[cell : cell + 1]
+        found = np.zeros(len(samples), np.intp)
+        for feature, edge in edges.items():
+            position = edge.searchsorted(samples[:, feature], side="right")
+            found = found * (len(edge) + 1) + position
+        return results[found]
 
-    def cell_of(flower: Array) -> int:
-        """Return one flower's cell as above, but in 3 µs: searchsorted takes 20."""
+    def find_cell(sample: list[float]) -> int:
+        """Return one sample's cell as above, but in 3 µs: searchsorted takes 20."""
         cell = 0
-        for edge, size, length in zip(edge_lists, shape, flower.tolist(), strict=True):
-            cell = cell * size + bisect(edge, length)
+        for feature, edge in edge_lists:
+            cell = cell * (len(edge) + 1) + bisect(edge, sample[feature])
         return cell
 
     return look_up
 
 
-@cache  # as run.py calls `tabulate` for the same booster
-def thresholds(booster: xgboost.Booster) -> tuple[list[NDArray[np.float32]], int]:
-    """Return each feature's split thresholds (cm), ascending, and the number of trees.
+def fits_table(booster: xgboost.Booster, max_values: int = MAX_VALUES) -> bool:
+    """Return whether a table of a model's results is small enough, and made fast enough."""
+    n_cells = math.prod(len(edge) + 1 for edge in find_edges(booster).values())
+    _, n_trees = read_splits(booster)
+    return n_cells * len(CLASSES) <= max_values and n_cells * n_trees <= MAX_EVALUATIONS
 
-    XGBoost's JSON has a tree's nodes as parallel lists. A leaf's left child is -1.
+
+def find_edges(booster: xgboost.Booster) -> dict[int, NDArray[np.float32]]:
+    """Return where the cells of each feature begin, by feature that a tree splits on.
+
+    These edges are its thresholds, ascending, because a tree goes left if value < threshold. An
+    optional feature also has infinity: NaN sorts behind it, into a cell of its own.
+    """
+    splits, _ = read_splits(booster)
+    edges = {}
+    for feature in sorted({feature for feature, _ in splits}):
+        thresholds = {threshold for other, threshold in splits if other == feature}
+        infinity = {math.inf} if OPTIONAL[feature] else set()
+        edges[feature] = np.array(sorted(thresholds | infinity), np.float32)
+    return edges
+
+
+@cache
+def read_splits(booster: xgboost.Booster) -> tuple[list[tuple[int, float]], int]:
+    """Return the feature and the threshold of each split, and the number of trees.
+
+    XGBoost's JSON stores the nodes of a tree as parallel lists. The left child of a leaf is -1.
     """
     trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
-    found: list[set[float]] = [set() for _ in range(booster.num_features())]
+    splits = []
     for tree in trees:
         nodes = zip(
             tree["left_children"], tree["split_indices"], tree["split_conditions"], strict=True
         )
         for left_child, feature, threshold in nodes:
             if left_child != -1:
-                found[feature].add(threshold)
-    return [np.array(sorted(of_feature), np.float32) for of_feature in found], len(trees)
+                splits.append((feature, threshold))
+    return splits, len(trees)
 
 
-class ModelError(Exception):
+def predict_proba(booster: xgboost.Booster, samples: Array) -> NDArray[np.float32]:
+    """Return the probabilities of samples, shape (n_samples, n_classes).
+
+    They equal XGBClassifier.predict_proba's to the bit, also for two classes, for which a booster
+    by itself returns the probability of the second one.
+    """
+    if len(samples) == 0:  # XGBoost rejects an empty array
+        return np.empty((0, len(CLASSES)), np.float32)
+    probabilities = run_xgboost(booster, np.ascontiguousarray(samples))
+    if len(CLASSES) == 2:
+        return np.hstack([1 - probabilities, probabilities])
+    return probabilities
+
+
+def run_xgboost(booster: xgboost.Booster, samples: Array) -> NDArray[np.float32]:
+    """Return what `booster.inplace_predict` does for contiguous float32 samples, in two dimensions.
+
+    This calls the same function of XGBoost's documented C API, which is safe under threads, without
+    the Python wrapper's 160 µs.
+    """
+    data = b'{"data":[%d,true],"shape":[%d,%d],"typestr":"<f4","version":3}' % (
+        samples.ctypes.data,
+        *samples.shape,
+    )
+    shape = ctypes.POINTER(ctypes.c_uint64)()
+    n_dimensions = ctypes.c_uint64()
+    result = ctypes.POINTER(ctypes.c_float)()  # XGBoost's own memory, until this thread's next call
+    outputs = [ctypes.byref(output) for output in (shape, n_dimensions, result)]
+    predict = xgboost.core._LIB.XGBoosterPredictFromDense
+    xgboost.core._check_call(predict(booster.handle, data, PREDICT_CONFIG, None, *outputs))
+    return np.ctypeslib.as_array(result, (shape[0], shape[1])).copy()
+
+
+class ModelError(SystemExit):
     """The model file cannot be served, so the import fails."""
 
 
-def load(folder: Path) -> xgboost.Booster:
-    """Return the booster of the one XGBClassifier in a folder, set to one thread.
+def load(path: Path) -> xgboost.Booster:
+    """Return the model in a file that model/publish.py wrote, set to one thread.
 
-    The folder has `<name>.pgz`, a gzipped pickle, and `<name>.pgz.sha256`, its SHA-256 digest.
-    Raises ModelError if it is damaged, from another minor version of XGBoost, or of another kind
-    than gbtree trees that answer N_FEATURES lengths with the probabilities of SPECIES.
+    Raises ModelError if the file is corrupted or unreadable, if another minor version of XGBoost
+    wrote it, or if it was published for another schema.py.
     """
-    paths = list(folder.glob("*.pgz"))
-    if len(paths) != 1:
-        raise ModelError(f"{folder} has {len(paths)} files *.pgz and has to have one. {RETRAIN}")
-    path = paths[0]
-    pickled = read_undamaged(path)
-    check_version(path, pickled)
-    classifier = unpickle(path, pickled)
-    check_sizes(path, classifier)
-    booster = classifier.get_booster()
+    compressed = read_verified(path)
+    try:
+        pickled = gzip.decompress(compressed)
+        check_version(path, pickled)
+        with xgboost.config_context(nthread=1):  # otherwise, loading starts threads
+            booster = Unpickler(io.BytesIO(pickled)).load().get_booster()
+    except Exception as error:
+        raise ModelError(
+            f"{path} must be a gzipped pickle of an XGBClassifier: {type(error).__name__}: "
+            f"{error}. {CURE}"
+        ) from error
     # libgomp's threads do not survive the fork of gunicorn's workers: with more than one, a
     # prediction would hang there.
     booster.set_param({"nthread": 1})
-    check_kind(path, booster)
+    check_stamps(path, booster)
     return booster
 
 
-def read_undamaged(path: Path) -> bytes:
-    """Return the pickle in a gzipped file; raise ModelError unless the file has its digest.
+def read_verified(path: Path) -> bytes:
+    """Return a file's content; raise ModelError unless it matches its SHA-256 digest.
 
-    The digest is compared before anything is decompressed: a damaged pickle can crash or hang the
-    interpreter.
+    The digest is checked before anything is decompressed or unpickled, because a corrupted pickle
+    can crash or hang the interpreter.
     """
+    digest_path = path.with_name(f"{path.name}.sha256")
     try:
-        packed = path.read_bytes()
-        digest = path.with_name(f"{path.name}.sha256").read_bytes()[:64]  # the file's name follows
+        content = path.read_bytes()
+        digest = digest_path.read_bytes()[:64]  # the file's name follows
     except OSError as error:
-        raise ModelError(f"{error.filename} is not readable. {RETRAIN}") from error
-    if hashlib.sha256(packed).hexdigest().encode() != digest:
-        raise ModelError(f"{path} is damaged: {path.name}.sha256 has another digest. {RETRAIN}")
-    return gzip.decompress(packed)
+        raise ModelError(f"{error.filename} is missing or unreadable. {CURE}") from error
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise ModelError(
+            f"{path} is corrupted: it does not match the digest in {digest_path.name}. {CURE}"
+        )
+    return content
 
 
 def check_version(path: Path, pickled: bytes) -> None:
     """Raise ModelError if another minor version of XGBoost wrote the pickle.
 
-    Such a pickle may fail to load, or answer differently; a patch changes neither. The version
-    stands in it as UBJSON: an array ([#), its length 3 in eight bytes (L), and three int8 (i).
+    Such a pickle may fail to load, or predict differently; a patch release changes neither. The
+    pickle contains the version as UBJSON: an array ([#), its length 3 in eight bytes (L), and three
+    int8 (i).
     """
     found = re.search(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL)
     if found is None:
-        return  # no booster is in it: the checks that follow say what it is
+        return
     major, minor, patch = (ord(number) for number in found.groups())
     if [str(major), str(minor)] != xgboost.__version__.split(".")[:2]:
         raise ModelError(
             f"{path} was written by XGBoost {major}.{minor}.{patch}, "
-            f"but {xgboost.__version__} is installed. {RETRAIN}"
+            f"but {xgboost.__version__} is installed. {CURE}"
         )
 
 
-def unpickle(path: Path, pickled: bytes) -> xgboost.XGBClassifier:
-    """Return the pickled XGBClassifier; raise ModelError for anything else.
+class Unpickler(pickle.Unpickler):
+    """An unpickler that finds no other globals than an XGBClassifier needs.
 
-    A pickle can name any function to be called. This one may name only what an XGBClassifier has.
+    A pickle can name any function for the unpickler to call.
     """
 
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            if f"{module}.{name}" not in PICKLED_NAMES:
-                raise ModelError(
-                    f"{path} asks for {module}.{name}: only an XGBClassifier is served here, "
-                    f"which asks for {', '.join(sorted(PICKLED_NAMES))}. {RETRAIN}"
-                )
-            return super().find_class(module, name)
-
-    # Loading starts threads, too, before `load` can set their number.
-    with xgboost.config_context(nthread=1):
-        classifier = Unpickler(io.BytesIO(pickled)).load()
-    if not isinstance(classifier, xgboost.XGBClassifier):
-        kind = type(classifier).__name__
-        raise ModelError(f"{path} holds a {kind}: only an XGBClassifier is served here.")
-    return classifier
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in ALLOWED_GLOBALS:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a model file")
+        return super().find_class(module, name)
 
 
-def check_sizes(path: Path, classifier: xgboost.XGBClassifier) -> None:
-    """Raise ModelError unless the classifier's features and classes are as many as ours."""
-    features, n_classes = classifier.n_features_in_, classifier.n_classes_
-    if (features, n_classes) != (N_FEATURES, len(SPECIES)):
-        raise ModelError(
-            f"{path} has {features} features and {n_classes} classes, not {N_FEATURES} and "
-            f"{len(SPECIES)}: change model/train.py, or N_FEATURES, SPECIES and run.py's Flower."
-        )
+def check_stamps(path: Path, booster: xgboost.Booster) -> None:
+    """Raise ModelError unless the model was published for these features and classes, in order."""
+    for what, stamp, expected in (
+        ("features", booster.feature_names, FEATURES),
+        ("classes", json.loads(booster.attr("classes") or "null"), list(CLASSES)),
+    ):
+        if stamp != expected:
+            raise ModelError(
+                f"{path} must be published for the {what} {expected} of schema.py, "
+                f"not for {stamp}. {CURE}"
+            )
 
 
-def check_kind(path: Path, booster: xgboost.Booster) -> None:
-    """Raise ModelError unless the model has gbtree trees and answers with each class's probability.
-
-    `thresholds` finds such trees only: dart's stand elsewhere, and gblinear has none.
-    """
-    kind = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
-    if kind != "gbtree":
-        raise ModelError(f"{path} is a {kind} model: train with booster='gbtree', the default.")
-    probabilities = booster.inplace_predict(np.zeros((1, N_FEATURES), np.float32))
-    if probabilities.shape != (1, len(SPECIES)):
-        raise ModelError(
-            f"{path} does not answer with a probability for each class: "
-            "train with objective='multi:softprob', the default."
-        )
-
-
-def most_probable(probabilities: Array) -> Array:
-    """Return the class of each flower, shape (n,), from its probabilities, shape (n, classes)."""
+def choose_classes(probabilities: Array) -> Array:
+    """Return the most probable class of each sample, shape (n_samples,)."""
     return probabilities.argmax(axis=-1)
 
 
-booster = load(Path(__file__).parent / "model")
-classes = tabulate(booster, most_probable)
+def check_info(path: Path) -> None:
+    """Raise ModelError unless the file that clients read describes this model."""
+    try:
+        described = json.loads(path.read_bytes())["model"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is missing or unreadable. {CURE}") from error
+    if described != digest():
+        raise ModelError(f"{path} describes another model than {PATH.name}. {CURE}")
+
+
+def digest() -> str:
+    """Return the SHA-256 digest of the model file, in hexadecimal."""
+    return hashlib.sha256(PATH.read_bytes()).hexdigest()
+
+
+def describe() -> str:
+    """Return one line that identifies the model, for the log."""
+    source = "a table" if fits_table(booster) else "XGBoost"
+    return (
+        f"Model: {PATH.name} {digest()[:12]}, XGBoost {xgboost.__version__}, "
+        f"{N_FEATURES} features, {len(CLASSES)} classes, predictions from {source}"
+    )
+
+
+booster = load(PATH)
+check_info(INFO)
+predict_classes = tabulate(booster, choose_classes)

@@ -12,27 +12,44 @@ from typing import IO, NoReturn
 from flask import Response, abort, after_this_request, current_app, request
 from werkzeug.exceptions import ServiceUnavailable
 
-MAX_LENGTH = 2**21  # bytes: 10,000 flowers in full precision, each with its species, take 1.5 MB
-SMALL = 2**14  # bytes: bodies up to this length are exempt from the budget
-LARGE_BODIES = 8  # the budget, in bodies of the maximum length: 16 MiB
+# Bytes of a body and of its response: the maximum in general, and up to which a request is small
+# and exempt from the budget. A schema whose responses are longer has shorter bodies instead.
+MAX_LENGTH, MAX_RESPONSE = 2**21, 3 * 2**20
+SMALL, SMALL_RESPONSE = 2**14, 3 * 2**13
+LARGE_REQUESTS = 8  # the budget, in requests of the maximum size
 WARNING_INTERVAL = 10  # seconds between two warnings about rejected requests, at least
 
 
-class BodyReader:
-    """Reads bodies of up to `limit` bytes; those longer than SMALL share a budget.
+def max_length(response_per_body: float) -> int:
+    """Return the default limit in bytes, if a response is up to this many times its body."""
+    return int(min(MAX_LENGTH, MAX_RESPONSE / response_per_body))
 
-    Such a body reserves its length from the time it is read until its response has been sent. The
-    length stands for what a slow client keeps in memory: first the body, then the response, which
-    is at most one and a half times as long. Without a budget, stalled clients would fill it.
+
+class BodyReader:
+    """Reads bodies of up to `limit` bytes; all but small requests share a budget.
+
+    Such a request reserves its size from the time its body is read until its response has been
+    sent. Its size is the longer of the body and the longest possible response, which is
+    `response_per_body` times as long: first the one and then the other stays in memory while a slow
+    client is waited for. Without a budget, stalled clients would fill the memory. Raises SystemExit
+    for a limit that the budget cannot serve.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, response_per_body: float) -> None:
         self.limit = limit
-        self.budget = LARGE_BODIES * limit
+        self.size_per_body = max(1, response_per_body)
+        self.small = int(min(SMALL, SMALL_RESPONSE / response_per_body, limit))
+        self.budget = LARGE_REQUESTS * max(limit, MAX_RESPONSE)
         self.reserved = 0
         self.rejected = 0
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
+        if self.size_per_body * limit > self.budget:
+            largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
+            raise SystemExit(
+                f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for these classes and "
+                f"features, not {limit}: a longer response would never fit in memory."
+            )
 
     def read(self) -> bytes:
         """Return the body of Flask's current request.
@@ -49,7 +66,7 @@ class BodyReader:
         """Return a body whose length is declared in Content-Length."""
         if length > self.limit:
             self.abort_as_too_large()
-        if length > SMALL:
+        if length > self.small:
             self.reserve(length)
         body = read_or_abort(stream, length)
         if len(body) < length:
@@ -66,9 +83,8 @@ class BodyReader:
         Each read asks for one byte more than is allowed, which shows whether the body is longer. A
         body that is not small reserves the whole limit, because it may become that long.
         """
-        small = min(SMALL, self.limit)  # the limit may be set to less than SMALL
-        body = read_or_abort(stream, small + 1)
-        if small < len(body) <= self.limit:
+        body = read_or_abort(stream, self.small + 1)
+        if self.small < len(body) <= self.limit:
             self.reserve(self.limit)
             body += read_or_abort(stream, self.limit + 1 - len(body))
         if len(body) > self.limit:
@@ -79,14 +95,15 @@ class BodyReader:
         abort(413, f"The body is longer than {self.limit} bytes.")
 
     def reserve(self, length: int) -> None:
-        """Reserve `length` bytes of the budget until the response has been sent.
+        """Reserve the size of a request in the budget until its response has been sent.
 
-        Raises ServiceUnavailable if fewer are left.
+        Raises ServiceUnavailable if less is left.
         """
+        size = int(self.size_per_body * length)
         with self.lock:
-            fits = self.reserved + length <= self.budget
+            fits = self.reserved + size <= self.budget
             if fits:
-                self.reserved += length
+                self.reserved += size
         if not fits:
             self.warn_of_rejection()
             raise ServiceUnavailable(
@@ -95,7 +112,7 @@ class BodyReader:
 
         def release() -> None:
             with self.lock:
-                self.reserved -= length
+                self.reserved -= size
 
         @after_this_request
         def release_when_sent(response: Response) -> Response:

@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import json
 import os
 import shutil
 import socket
@@ -16,19 +15,9 @@ from typing import Any, Self
 
 import pytest
 
-from tests.iris import FLOWER, LABEL
+from tests.samples import BODY, JSON, RESPONSE
 
 ROOT = Path(__file__).parents[1]
-(PICKLE,) = ROOT.glob("model/*.pgz")
-JSON = {"Content-Type": "application/json"}
-
-
-def answer_of(label: str) -> bytes:
-    """Return the body of the answer to a flower of a class."""
-    return b'{"return":"%b"}' % label.encode()
-
-
-ANSWER = answer_of(LABEL)  # to FLOWER
 
 # The tests' tools come from npm and PyPI, which put their programs here.
 NODE_MODULES = ROOT / "tests" / "node_modules"
@@ -160,13 +149,12 @@ class Load:
 
     def run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        body = json.dumps(FLOWER)
         while not self.stopped.is_set():
             try:
-                connection.request("POST", "/predict", body, JSON)
+                connection.request("POST", "/predict", BODY, JSON)
                 response = connection.getresponse()
                 answer = response.status, response.read()
-                assert answer == (200, ANSWER), answer
+                assert answer == (200, RESPONSE), answer
                 self.answered += 1
             except (OSError, http.client.HTTPException, AssertionError) as failure:
                 self.failures.append(failure)

@@ -16,7 +16,8 @@ import yaml
 
 import gunicorn_worker
 import request_body
-from tests.service import FLOWER, JSON, ROOT, Load, Service, free_port, tool
+from tests.samples import BODY, JSON, RESPONSE
+from tests.service import ROOT, Load, Service, free_port, tool
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", "")  # without its line breaks
 
@@ -110,9 +111,9 @@ def test_the_files_of_the_image_serve(tmp_path: Path) -> None:
     in_folder = ("sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path), sys.executable, "-m")
     with Service(*in_folder, *json.loads(command)) as service:
         headers = {**JSON, "X-Request-ID": "7b0c"}
-        assert service.request("POST", "/predict", json.dumps(FLOWER), headers)[0] == 200
+        assert service.request("POST", "/predict", BODY, headers)[2] == RESPONSE
         assert service.request("GET", "/static/openapi.json")[0] == 200
-    line = r'^127\.0\.0\.1 \[\S+ \S+\] "POST /predict HTTP/1\.1" 200 14 0\.\d{6} 7b0c$'
+    line = r'^127\.0\.0\.1 \[\S+ \S+\] "POST /predict HTTP/1\.1" 200 \d+ 0\.\d{6} 7b0c$'
     assert re.search(line, service.logged(), re.MULTILINE)
 
 
@@ -145,7 +146,7 @@ def test_the_memory_limit_has_room_for_all_that_clients_may_hold() -> None:
     manifest = (ROOT / "kubernetes.yaml").read_text()
     settings = (ROOT / "gunicorn.conf.py").read_text()
     (connections,) = re.findall(r"^worker_connections = min\((\d+),", settings, re.MULTILINE)
-    bodies = request_body.LARGE_BODIES * request_body.MAX_LENGTH // 2**20
+    bodies = request_body.LARGE_REQUESTS * request_body.MAX_LENGTH // 2**20
     head, answer = gunicorn_worker.MAX_HEAD // 2**10, 2 * gunicorn_worker.SEND_BUFFER // 2**10
     worst = 66 + 4.5 * bodies + int(connections) * (2.5 * head + answer) / 1024
     computed = f"66 + 4.5 * {bodies} + {connections} * (2.5 * {head} + {answer}) / 1024"

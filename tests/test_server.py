@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.iris import FLOWER
-from tests.service import ANSWER, JSON, PICKLE, ROOT, Load, Service, free_port
-from tests.test_run import LIMIT, NOT_JSON, WRONG
+import run
+from tests.samples import BODY, INVALID_JSON, INVALID_SAMPLES, JSON, RESPONSE
+from tests.service import ROOT, Load, Service, free_port
 
-ONE = json.dumps(FLOWER).encode()
+LIMIT = run.app.config["MAX_CONTENT_LENGTH"]
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 LONG = HEAD + b"Content-Length: %d\r\n\r\n"
-ASKED = LONG % len(ONE) + ONE
+ASKED = LONG % len(BODY) + BODY
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 LINUX = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="/proc is not Linux's")
 DEVELOPMENT = "import os, run; run.app.run(port=int(os.environ['PORT']))"
@@ -39,20 +39,20 @@ def server(request: pytest.FixtureRequest, service: Service) -> Iterator[Service
 
 
 def test_a_flower_has_its_class(server: Service) -> None:
-    status, headers, body = server.request("POST", "/predict", ONE)
-    assert (status, headers["Content-Type"], body) == (200, "application/json", ANSWER)
+    status, headers, body = server.request("POST", "/predict", BODY)
+    assert (status, headers["Content-Type"], body) == (200, "application/json", RESPONSE)
     assert headers["Access-Control-Allow-Origin"] == "*"
 
 
-@pytest.mark.parametrize("body", NOT_JSON, ids=lambda body: repr(body[:30]))
+@pytest.mark.parametrize("body", INVALID_JSON, ids=lambda body: repr(body[:30]))
 def test_what_is_not_json_is_refused(server: Service, body: bytes) -> None:
     status, headers, answer = server.request("POST", "/predict", body)
     assert (status, headers["Content-Type"]) == (400, "application/problem+json")
     assert b"not JSON in UTF-8" in answer
-    assert server.request("POST", "/predict", ONE)[2] == ANSWER
+    assert server.request("POST", "/predict", BODY)[2] == RESPONSE
 
 
-@pytest.mark.parametrize(("body", "errors"), WRONG, ids=lambda case: repr(case[:30]))
+@pytest.mark.parametrize(("body", "errors"), INVALID_SAMPLES, ids=lambda case: repr(case[:30]))
 def test_every_wrong_field_is_named(
     server: Service, body: bytes, errors: list[tuple[str, str]]
 ) -> None:
@@ -66,23 +66,23 @@ def test_every_wrong_field_is_named(
     ("sent", "status"),
     [
         (HEAD + b"\r\n", 400),
-        (LONG % (len(ONE) + 1) + ONE, 400),
+        (LONG % (len(BODY) + 1) + BODY, 400),
         (LONG % 10**10, 413),
-        (LONG % 10**10 + ONE * 1000, 413),
-        (CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (LIMIT + 1, ONE.ljust(LIMIT + 1)), 413),
-        (CHUNKED + b"fffffff\r\n" + ONE.ljust(LIMIT + 1), 413),
-        (CHUNKED + b"ffff0\r\n" + ONE * 1_000, 400),
+        (LONG % 10**10 + BODY * 1000, 413),
+        (CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (LIMIT + 1, BODY.ljust(LIMIT + 1)), 413),
+        (CHUNKED + b"fffffff\r\n" + BODY.ljust(LIMIT + 1), 413),
+        (CHUNKED + b"ffff0\r\n" + BODY * 1_000, 400),
         (CHUNKED + b"5\r\nhel", 400),
-        (CHUNKED + b"%x\r\n%s\r\n" % (len(ONE), ONE), 400),
+        (CHUNKED + b"%x\r\n%s\r\n" % (len(BODY), BODY), 400),
         (CHUNKED + b"zz\r\nhello\r\n0\r\n\r\n", 400),
-        (CHUNKED + b"%x\r\n%sXX0\r\n\r\n" % (len(ONE), ONE), 400),
+        (CHUNKED + b"%x\r\n%sXX0\r\n\r\n" % (len(BODY), BODY), 400),
     ],
 )
 def test_a_body_of_another_length_is_refused(server: Service, sent: bytes, status: int) -> None:
     answer = server.send(sent)
     assert answer.split(b" ")[1] == str(status).encode()
     assert b"application/problem+json" in answer
-    assert server.request("POST", "/predict", ONE)[2] == ANSWER
+    assert server.request("POST", "/predict", BODY)[2] == RESPONSE
 
 
 def chunked(body: bytes, size: int) -> bytes:
@@ -95,18 +95,18 @@ def chunked(body: bytes, size: int) -> bytes:
 def test_a_chunked_body_is_served(
     service: Service, length: int, size: int, trailers: bytes
 ) -> None:
-    sent = CHUNKED + chunked(ONE.ljust(length), size) + trailers
+    sent = CHUNKED + chunked(BODY.ljust(length), size) + trailers
     with service.connect() as client:
         for _ in range(2):  # the connection goes on
             client.sendall(sent)
             answer = b""
-            while not answer.endswith(ANSWER):
+            while not answer.endswith(RESPONSE):
                 answer += client.recv(65536)
             assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 def test_development_serves_a_chunked_body(server: Service) -> None:
-    assert server.send(CHUNKED + chunked(ONE, 9) + b"\r\n").endswith(ANSWER)
+    assert server.send(CHUNKED + chunked(BODY, 9) + b"\r\n").endswith(RESPONSE)
 
 
 def test_too_long_a_body_is_refused_before_it_is_sent(server: Service) -> None:
@@ -125,10 +125,10 @@ def test_a_connection_goes_on_after_an_error(service: Service) -> None:
     local_ports = set()
     for method, path, body, headers, status in [
         ("POST", "/nowhere", b" " * 2**20, {}, 404),
-        ("PUT", "/predict", ONE, JSON, 405),
+        ("PUT", "/predict", BODY, JSON, 405),
         ("POST", "/predict", b" " * 2**20, {}, 415),
         ("POST", "/predict", b"{}", JSON, 422),
-        ("POST", "/predict", ONE, JSON, 200),
+        ("POST", "/predict", BODY, JSON, 200),
     ]:
         connection.request(method, path, body, headers)
         response = connection.getresponse()
@@ -167,7 +167,7 @@ def test_a_connection_goes_on_after_an_error(service: Service) -> None:
 def test_malformed_http_is_refused_or_hung_up_on(service: Service, sent: bytes) -> None:
     answer = service.send(sent)
     assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
-    assert service.request("POST", "/predict", ONE)[2] == ANSWER
+    assert service.request("POST", "/predict", BODY)[2] == RESPONSE
 
 
 START = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
@@ -219,7 +219,7 @@ def test_request_headers_over_64_kib_or_256_fields_are_rejected(
     ],
 )
 def test_scheme_headers_of_a_proxy_are_ignored(service: Service, headers: bytes) -> None:
-    assert service.send(LONG.replace(HEAD, HEAD + headers) % len(ONE) + ONE).endswith(ANSWER)
+    assert service.send(LONG.replace(HEAD, HEAD + headers) % len(BODY) + BODY).endswith(RESPONSE)
     preflight = b"OPTIONS /predict HTTP/1.1\r\nHost: localhost\r\nOrigin: https://a.example\r\n"
     preflight += b"Access-Control-Request-Method: POST\r\n" + headers + b"\r\n"
     assert b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in service.send(preflight)
@@ -259,11 +259,11 @@ def is_closed(client: socket.socket) -> bool:
 
 def test_a_client_that_takes_a_few_seconds_is_served(service: Service) -> None:
     with service.connect() as client:
-        for part in (HEAD, b"Content-Length: %d\r\n\r\n" % len(ONE), ONE[:9], ONE[9:]):
+        for part in (HEAD, b"Content-Length: %d\r\n\r\n" % len(BODY), BODY[:9], BODY[9:]):
             time.sleep(1)
             client.sendall(part)
         client.shutdown(socket.SHUT_WR)
-        assert client.makefile("rb").read().endswith(ANSWER)
+        assert client.makefile("rb").read().endswith(RESPONSE)
 
 
 def count(folder: str) -> int:
@@ -326,7 +326,7 @@ def test_terminating_answers_what_runs_and_what_waits() -> None:
     with Service(WEB_CONCURRENCY="2") as service:
         running = [service.connect() for _ in range(20)]
         for client in running:
-            client.sendall(LONG % len(ONE) + ONE[:9])
+            client.sendall(LONG % len(BODY) + BODY[:9])
         idle = HTTPConnection("127.0.0.1", service.port)
         idle.request("GET", "/")
         assert idle.getresponse().read() == b"hello!!"
@@ -344,12 +344,12 @@ def test_terminating_answers_what_runs_and_what_waits() -> None:
                 os.kill(pid, signal.SIGCONT)
             time.sleep(0.5)
             for client in running:
-                client.sendall(ONE[9:])
+                client.sendall(BODY[9:])
             assert service.process.wait(5) == 0
             assert time.monotonic() - started < 5
         for client in running + queued:
             with client:
-                assert client.recv(65536).endswith(ANSWER)
+                assert client.recv(65536).endswith(RESPONSE)
         assert load.answered > 100
         # Whoever comes after the end is refused, but for a few microseconds between a worker's
         # last accept and its close, in which the kernel resets who has just come.
@@ -406,7 +406,7 @@ def test_each_process_has_a_handful_of_threads() -> None:
     with Service(**env) as service:
         workers = wait_for_workers(service, 2, within=5)
         for _ in range(10):
-            assert service.request("POST", "/predict", ONE)[2] == ANSWER
+            assert service.request("POST", "/predict", BODY)[2] == RESPONSE
         for pid in (service.process.pid, *workers):
             assert count(f"/proc/{pid}/task") <= 5
 
@@ -424,7 +424,7 @@ def test_it_serves_from_a_read_only_disk_as_anybody_without_a_home() -> None:
     gunicorn = [sys.executable, "-m", "gunicorn", "run:app"]
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, __file__, *gunicorn]
     with Service(*command, WEB_CONCURRENCY="1") as service:
-        assert service.request("POST", "/predict", ONE)[2] == ANSWER
+        assert service.request("POST", "/predict", BODY)[2] == RESPONSE
     assert "Booting worker" in service.logged()
     assert "ERROR" not in service.logged() and "WARNING" not in service.logged()
 
@@ -480,9 +480,9 @@ def test_every_server_listens_on_ipv6_and_ipv4(
 def test_two_instances_are_independent() -> None:
     with Service() as one:
         with Service() as two:
-            assert one.request("POST", "/predict", ONE)[2] == ANSWER
-            assert two.request("POST", "/predict", ONE)[2] == ANSWER
-        assert one.request("POST", "/predict", ONE)[2] == ANSWER
+            assert one.request("POST", "/predict", BODY)[2] == RESPONSE
+            assert two.request("POST", "/predict", BODY)[2] == RESPONSE
+        assert one.request("POST", "/predict", BODY)[2] == RESPONSE
         assert one.process.poll() is None
 
 
@@ -516,14 +516,14 @@ ELSEWHERE = ("sh", "-c", 'cd / && exec "$@"', "sh")
 def test_the_configuration_works_from_another_folder(options: tuple[str, ...]) -> None:
     command = (*ELSEWHERE, *GUNICORN, "-c", CONFIGURATION, *options, "run:app")
     with Service(*command) as service:
-        assert service.request("POST", "/predict", ONE)[2] == ANSWER
+        assert service.request("POST", "/predict", BODY)[2] == RESPONSE
     assert "Using worker: gunicorn_worker.Worker" in service.logged()
     assert "WARNING" not in service.logged()
 
 
 def test_gunicorn_without_the_configuration_warns_with_the_cure() -> None:
     with Service(*ELSEWHERE, *GUNICORN, "--chdir", str(ROOT), "run:app", WEB_CONCURRENCY="1") as s:
-        assert s.request("POST", "/predict", ONE)[2] == ANSWER
+        assert s.request("POST", "/predict", BODY)[2] == RESPONSE
     (warning,) = [line for line in s.logged().splitlines() if "WARNING" in line]
     assert warning.endswith(f"Start it with: gunicorn -c {CONFIGURATION} run:app")
 
@@ -569,10 +569,10 @@ def test_rejected_large_bodies_are_logged_with_their_number() -> None:
     with Service(WEB_CONCURRENCY="1") as service:
         stalled = [service.connect() for _ in range(8)]
         for client in stalled:
-            client.sendall(LONG % LIMIT + ONE)
+            client.sendall(LONG % LIMIT + BODY)
         time.sleep(0.5)
         for _ in range(5):
-            status, headers, _ = service.request("POST", "/predict", ONE.ljust(2**15))
+            status, headers, _ = service.request("POST", "/predict", BODY.ljust(2**15))
             assert (status, headers["Retry-After"]) == (503, "1")
         for client in stalled:
             client.close()
@@ -623,9 +623,9 @@ def test_a_damaged_model_stops_the_start(tmp_path: Path) -> None:
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
     shutil.copytree(ROOT / "model", tmp_path / "model")
-    path = tmp_path / "model" / PICKLE.name
+    path = tmp_path / "model" / model.PATH.name
     path.write_bytes(path.read_bytes()[:-1])
     command = [sys.executable, "-m", "gunicorn", "run:app"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert ended.returncode != 0
-    assert f"ModelError: {path} is damaged" in ended.stderr
+    assert f"ModelError: {path} is corrupted" in ended.stderr

@@ -1,0 +1,531 @@
+"""Check a trained classifier, then write the model file and everything generated from it.
+
+`python model/publish.py FILE` publishes a model that was trained elsewhere: XGBoost's .json or
+.ubj, or a pickle (plain, gzip or xz) of an XGBClassifier, a fitted search or a Booster. A pickle
+can run code: only publish one from a source you trust. model/train.py calls `publish` as well, so
+every model that is served has passed these checks. Whatever they reject is a one-line error, and
+then no file has changed.
+"""
+
+import csv
+import gzip
+import hashlib
+import importlib
+import io
+import json
+import pickle
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import joblib
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import confusion_matrix
+from xgboost import XGBClassifier
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # for schema and validation, which write_docs imports as well
+try:
+    import schema
+    import validation
+    import write_docs
+except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+    raise SystemExit(f"schema.py cannot be imported: {error}.") from error
+
+Array = NDArray[Any]
+
+FIELDS = validation.FIELDS
+NAMES = validation.NAMES
+CLASSES = list(schema.CLASSES)
+MODEL = f"model/xgboost-{Path(schema.DATA).stem}.pgz"
+OBJECTIVES = ("multi:softprob", "binary:logistic")  # those whose predictions are probabilities
+# Of a model's split thresholds, the part that may lie outside the range of their column in DATA: at
+# most 5% do with the columns in the right order, and 7 to 81% in iris's 23 other orders.
+MAX_OUTSIDE = 0.06
+N_CHECKED = 10_000  # random samples for which the probabilities are compared, or more
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit("Expected one argument: python model/publish.py FILE")
+    path = Path(sys.argv[1])
+    publish(read_classifier(path), source=str(path))
+
+
+def publish(classifier: XGBClassifier, accuracy: str = "", source: str = "This classifier") -> None:
+    """Check a fitted classifier, then write the model file and everything generated.
+
+    `accuracy` is a line for README; by default it is the accuracy on DATA. `source` is what
+    messages call the classifier. Raises SystemExit if the service could not predict exactly what
+    the classifier predicts, or if DATA and schema.py do not fit each other or the classifier.
+    """
+    samples, classes = read_data()
+    examples = choose_examples(samples, classes)
+    check_kind(classifier, source)
+    has_names = check_names(classifier, source)
+    predicted = classifier.predict(samples)
+    accuracy = accuracy or describe_accuracy(classes, predicted)
+    booster = stamp(cut_to_best_iteration(classifier, source))
+    files: dict[str, bytes | None] = model_files(booster)
+    with load_service(files) as service:
+        if not has_names:
+            splits, _ = service.model.read_splits(service.model.booster)
+            check_ranges(splits, source, samples)
+        check_predictions(service, classifier, source, samples)
+        files |= write_docs.generate(service, classifier, examples, samples, classes, accuracy)
+    for path in ROOT.glob("model/*.pgz*"):
+        if f"model/{path.name}" not in files:
+            path.unlink()
+    for name, content in files.items():
+        if content is None:
+            (ROOT / name).unlink(missing_ok=True)
+        else:
+            (ROOT / name).write_bytes(content)
+    print(f"Published as {MODEL}.")
+    print(accuracy)
+    print_confusion(classes, predicted)
+
+
+# ---- The data ------------------------------------------------------------------------------
+
+
+def normalize(name: str) -> str:
+    """Return a name's letters and digits, in lower case: "petal length (cm)" is petalLengthCm."""
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+@cache  # model/train.py and `publish` both call it
+def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the samples of DATA and their classes.
+
+    The samples have the shape (n_samples, n_features), in the order of schema.py, with NaN for an
+    empty cell of an optional field; the classes are indices of CLASSES, shape (n_samples,). Raises
+    SystemExit if DATA or schema.py is invalid, or if they do not fit each other.
+    """
+    if len(CLASSES) < 2 or len(set(CLASSES)) < len(CLASSES):
+        raise SystemExit(f"schema.py: CLASSES must be two or more different names, not {CLASSES}.")
+    try:
+        with (ROOT / schema.DATA).open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SystemExit(f"{schema.DATA} cannot be read as CSV in UTF-8: {error}.") from error
+    columns = find_columns(header)
+    samples = []
+    classes = []
+    for line, row in rows:
+        if len(row) != len(header):
+            raise SystemExit(
+                f"{schema.DATA}, line {line}: expected {len(header)} cells, got {len(row)}."
+            )
+        *values, name = (row[column].strip() for column in columns)
+        samples.append([read_cell(*cell, line) for cell in zip(FIELDS, values, strict=True)])
+        if name not in CLASSES:
+            raise SystemExit(
+                f"{schema.DATA}, line {line}, column '{schema.CLASS}': "
+                f"expected one of {CLASSES}, got '{name}'."
+            )
+        classes.append(CLASSES.index(name))
+    for index, name in enumerate(CLASSES):
+        if classes.count(index) < 2:
+            raise SystemExit(
+                f"{schema.DATA} must have two samples or more of each class, "
+                f"not {classes.count(index)} of '{name}'."
+            )
+    return np.array(samples), np.array(classes)
+
+
+def find_columns(header: list[str]) -> list[int]:
+    """Return the columns of the features, and then of the class; print which are ignored."""
+    expected = [*NAMES, schema.CLASS]
+    normalized = [normalize(name) for name in header]
+    if not any(normalized):
+        raise SystemExit(f"{schema.DATA} is empty: expected a header with the columns {expected}.")
+    for name in expected:
+        if [normalize(other) for other in expected].count(normalize(name)) > 1:
+            raise SystemExit(f"schema.py: '{name}' must differ from all other names.")
+        count = normalized.count(normalize(name))
+        if count != 1:
+            raise SystemExit(
+                f"{schema.DATA} must have the column '{name}' once, not {count} times. "
+                f"Its columns are {header}."
+            )
+    columns = [normalized.index(normalize(name)) for name in expected]
+    ignored = [name for column, name in enumerate(header) if column not in columns]
+    if ignored:
+        print(f"{schema.DATA}: ignoring the columns {ignored}.")
+    return columns
+
+
+def read_cell(field: validation.Field, text: str, line: int) -> float:
+    """Return a cell's number, or NaN if it is empty; raise SystemExit if the field forbids it."""
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        value = np.inf
+    is_allowed = field.minimum <= value <= field.maximum
+    if field.is_integer and is_allowed:
+        is_allowed = value.is_integer()
+    if not text:
+        is_allowed = field.is_optional
+    if not is_allowed:
+        got = f"got '{text}'" if text else "but the cell is empty"
+        raise SystemExit(
+            f"{schema.DATA}, line {line}, column '{field.name}': "
+            f"expected {field.expectation()}, {got}."
+        )
+    return value
+
+
+def choose_examples(samples: Array, classes: Array) -> Array:
+    """Return the two samples that all documentation shows, shape (2, n_features)."""
+    if schema.EXAMPLES is None:
+        largest = np.argsort(-np.bincount(classes), kind="stable")[:2]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a column may be empty in a class
+            medians = [np.nanmedian(samples[classes == index], axis=0) for index in largest]
+        return allow(np.array(medians))
+    if not schema.PUBLISH_DATA:
+        raise SystemExit("schema.py: EXAMPLES must be None, because PUBLISH_DATA is False.")
+    first, second = schema.EXAMPLES
+    if not (0 <= first < len(samples) and 0 <= second < len(samples)):
+        raise SystemExit(
+            f"schema.py: EXAMPLES must be two rows from 0 to {len(samples) - 1}, "
+            f"not {schema.EXAMPLES}."
+        )
+    if classes[first] == classes[second]:
+        raise SystemExit(
+            f"schema.py: EXAMPLES must be of different classes, "
+            f"but {schema.EXAMPLES} are both '{CLASSES[classes[first]]}'."
+        )
+    return samples[[first, second]]
+
+
+def allow(samples: Array) -> NDArray[np.float64]:
+    """Return samples with each value moved to the nearest one that its field allows."""
+    allowed = samples.astype(np.float64)
+    for column, field in enumerate(FIELDS):
+        values = allowed[:, column]
+        if not field.is_optional:
+            values[np.isnan(values)] = field.minimum
+        if field.is_integer:
+            np.rint(values, out=values)
+            np.clip(values, np.ceil(field.minimum), np.floor(field.maximum), out=values)
+        np.clip(values, field.minimum, field.maximum, out=values)
+    return allowed
+
+
+# ---- The classifier ------------------------------------------------------------------------
+
+
+def read_classifier(path: Path) -> XGBClassifier:
+    """Return the classifier in a file; raise SystemExit if there is none.
+
+    For a Booster, and for XGBoost's own formats, it is what XGBClassifier.load_model makes of it:
+    it predicts up to the best iteration, and only NaN is missing.
+    """
+    if not path.is_file():
+        raise SystemExit(f"{path} does not exist.")
+    try:
+        with warnings.catch_warnings():
+            # XGBoost's about a pickle from another version, and scikit-learn's about its own.
+            warnings.simplefilter("error", UserWarning)
+            if path.suffix in (".json", ".ubj"):
+                return load_booster(path)
+            loaded = joblib.load(path)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise SystemExit(
+            f"{path} cannot be read: {type(error).__name__}: {reason:.300} Save the model again "
+            "with classifier.save_model('model.json'), in the version of XGBoost that trained it."
+        ) from error
+    loaded = getattr(loaded, "best_estimator_", loaded)  # of a fitted search
+    if isinstance(loaded, xgboost.Booster):
+        return load_booster(loaded.save_raw("ubj"))
+    if not isinstance(loaded, XGBClassifier):
+        raise SystemExit(
+            f"{path} must contain an XGBClassifier, a fitted search for one, or a Booster, "
+            f"not a {type(loaded).__name__}. Save the XGBClassifier itself, trained on the columns "
+            "of schema.py as they are."
+        )
+    return loaded
+
+
+def load_booster(source: Path | bytearray) -> XGBClassifier:
+    classifier = XGBClassifier()
+    classifier.load_model(source)
+    print(
+        "A file of XGBoost's own format, or a Booster, does not store which value is missing: "
+        "only NaN is here, whatever the classifier was trained with."
+    )
+    return classifier
+
+
+def check_kind(classifier: XGBClassifier, source: str) -> None:
+    """Raise SystemExit unless the service can predict what the classifier predicts."""
+    if not classifier.__sklearn_is_fitted__():
+        raise SystemExit(f"{source} is not fitted. Call fit() before you save it.")
+    booster = classifier.get_booster()
+    # The probabilities of a GPU differ in their last bits. The classifier's own set_params would
+    # set all parameters again, which changes the bytes that are written.
+    booster.set_param({"device": "cpu"})
+    learner = json.loads(booster.save_config())["learner"]
+    kind = learner["gradient_booster"]["name"]
+    if kind != "gbtree":
+        raise SystemExit(f"{source} is a {kind} model. Train with booster='gbtree', the default.")
+    objective = learner["objective"]["name"]
+    if objective not in OBJECTIVES:
+        raise SystemExit(
+            f"{source} must have the objective {' or '.join(OBJECTIVES)}, not {objective}. "
+            "Train an XGBClassifier without setting objective."
+        )
+    trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
+    has_categories = any(1 in tree["split_type"] for tree in trees)
+    if has_categories or "c" in (booster.feature_types or []):
+        raise SystemExit(
+            f"{source} has categorical features. Train with one 0/1 column per category instead."
+        )
+    for what, found, expected in (
+        ("features", booster.num_features(), NAMES),
+        ("classes", classifier.n_classes_, CLASSES),
+    ):
+        if found != len(expected):
+            raise SystemExit(
+                f"{source} must have the {len(expected)} {what} {expected} of schema.py, "
+                f"not {found} {what}{list_names(booster) if what == 'features' else ''}. "
+                "Change schema.py, or train with these."
+            )
+
+
+def list_names(booster: xgboost.Booster) -> str:
+    return f" {booster.feature_names}" if booster.feature_names else ""
+
+
+def check_names(classifier: XGBClassifier, source: str) -> bool:
+    """Return whether the classifier has feature names; raise SystemExit if they do not fit.
+
+    Names that only count, as of a DataFrame without column names, are no names.
+    """
+    names = classifier.get_booster().feature_names or []
+    if all(re.fullmatch(r"f?\d+", name) for name in names):
+        return False
+    if [normalize(name) for name in names] != [normalize(name) for name in NAMES]:
+        raise SystemExit(
+            f"{source} was trained on the features {names}, but schema.py has {NAMES}. "
+            "Put the fields of schema.py into the order of the model."
+        )
+    return True
+
+
+def check_ranges(splits: list[tuple[int, float]], source: str, samples: Array) -> None:
+    """Raise SystemExit if too many thresholds of a model lie outside their column's range in DATA.
+
+    They do if the model was trained on columns in another order, or in other units.
+    """
+    low, high = np.nanmin(samples, axis=0), np.nanmax(samples, axis=0)
+    # A threshold above all values separates them from missing ones.
+    high[[field.is_optional for field in FIELDS]] = np.inf
+    outside = [not low[feature] <= threshold <= high[feature] for feature, threshold in splits]
+    if sum(outside) > MAX_OUTSIDE * len(splits):
+        raise SystemExit(
+            f"{source} has no feature names, and {sum(outside)} of its {len(splits)} thresholds "
+            f"lie outside the range of their column in {schema.DATA}: it was probably trained on "
+            f"columns in another order or other units than {NAMES}. If you are sure that it was "
+            "not, set feature_names of classifier.get_booster() to this list, save the classifier "
+            "and publish it again."
+        )
+
+
+def cut_to_best_iteration(classifier: XGBClassifier, source: str) -> xgboost.Booster:
+    """Return the part of the booster that the classifier predicts with after early stopping.
+
+    A booster by itself predicts with all of its trees.
+    """
+    booster = classifier.get_booster()
+    n_rounds = booster.num_boosted_rounds()
+    best_iteration = booster.attr("best_iteration")
+    n_served = n_rounds if best_iteration is None else int(best_iteration) + 1
+    if not 0 < n_served <= n_rounds:
+        raise SystemExit(
+            f"{source} has the best iteration {best_iteration}, but {n_rounds} rounds of trees. "
+            "Fit it again."
+        )
+    if n_served == n_rounds:
+        return booster
+    print(f"Early stopping: the first {n_served} of {n_rounds} rounds of trees are served.")
+    return booster[:n_served]
+
+
+# ---- What is written -----------------------------------------------------------------------
+
+
+def stamp(booster: xgboost.Booster) -> xgboost.Booster:
+    """Return a copy of a booster that has our features' and classes' names, and nothing else."""
+    stamped = xgboost.Booster()
+    stamped.load_model(booster.save_raw("ubj"))
+    for name in stamped.attributes():
+        stamped.set_attr(**{name: None})
+    stamped.feature_types = None
+    stamped.feature_names = NAMES
+    stamped.set_attr(classes=json.dumps(CLASSES))
+    return stamped
+
+
+def model_files(booster: xgboost.Booster) -> dict[str, bytes | None]:
+    """Return the content of the model file, of its digest and of model-info.json, by path.
+
+    model-info.json has nothing yet but what the service checks at startup.
+    """
+    classifier = XGBClassifier()
+    classifier.load_model(booster.save_raw("ubj"))
+    compressed = io.BytesIO()
+    # Without a name and a time, with a level and a protocol that do not depend on Python's version.
+    with gzip.GzipFile("", "wb", compresslevel=9, fileobj=compressed, mtime=0) as file:
+        pickle.dump(classifier, file, protocol=4)
+    digest = hashlib.sha256(compressed.getvalue()).hexdigest()
+    return {
+        MODEL: compressed.getvalue(),
+        f"{MODEL}.sha256": f"{digest}  {Path(MODEL).name}\n".encode(),
+        "static/model-info.json": json.dumps({"model": {"sha256": digest}}).encode(),
+    }
+
+
+@contextmanager
+def load_service(files: dict[str, bytes | None]) -> Iterator[ModuleType]:
+    """Import the module run, with the new model, from a temporary copy of the service."""
+    replaced = {name: sys.modules.pop(name, None) for name in ("run", "model")}
+    with tempfile.TemporaryDirectory() as folder:
+        for path in ROOT.glob("*.py"):
+            shutil.copy(path, folder)
+        for name, content in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content or b"")
+        sys.path.insert(0, folder)
+        try:
+            yield importlib.import_module("run")
+        finally:
+            sys.path.remove(folder)
+            for name, module in replaced.items():
+                sys.modules.pop(name, None)
+                if module is not None:
+                    sys.modules[name] = module
+
+
+# ---- The check -----------------------------------------------------------------------------
+
+
+def check_predictions(
+    service: ModuleType, classifier: XGBClassifier, source: str, samples: Array
+) -> None:
+    """Raise SystemExit unless the service predicts what the classifier does, to the bit.
+
+    The values are each threshold, its two neighbors, the limits, zero, values of DATA and random
+    ones. They are compared through the service's own app, moved to the nearest allowed values, and
+    as they are through the function that uses the table, unless the classifier takes another value
+    than NaN for missing.
+    """
+    combined = combine(service.model, samples)
+    allowed = allow(combined)
+    predict_proba = service.model.tabulate(service.model.booster, lambda array: array)
+    compare(allowed, partial(post, service.app), classifier, source)
+    if np.isnan(classifier.missing):
+        compare(combined, predict_proba, classifier, source)
+
+
+def combine(model: ModuleType, samples: Array) -> NDArray[np.float32]:
+    """Return samples in which each value of interest occurs, in random combinations."""
+    random = np.random.default_rng(42)
+    edges = model.find_edges(model.booster)
+    columns = []
+    for column, field in enumerate(FIELDS):
+        edge = edges.get(column, np.empty(0, np.float32))
+        edge = edge[np.isfinite(edge)]
+        columns.append(
+            np.concatenate(
+                [
+                    *(
+                        edge,
+                        np.nextafter(edge, -np.float32(np.inf)),
+                        np.nextafter(edge, np.float32(np.inf)),
+                    ),
+                    [field.minimum, field.maximum, 0, *([np.nan] if field.is_optional else [])],
+                    random.choice(samples[:, column], 200),
+                    random.uniform(field.minimum, field.maximum, 50),
+                ]
+            ).astype(np.float32)
+        )
+    n_samples = max(N_CHECKED, 2 * max(map(len, columns)))
+    shuffled = [random.permutation(np.resize(values, n_samples)) for values in columns]
+    return np.vstack([np.stack(shuffled, axis=-1), samples[:N_CHECKED].astype(np.float32)])
+
+
+def compare(
+    samples: Array, predict_proba: Callable[[Array], Array], classifier: XGBClassifier, source: str
+) -> None:
+    """Raise SystemExit, with one sample, if the probabilities differ from the classifier's."""
+    expected = classifier.predict_proba(samples.astype(np.float32))
+    found = predict_proba(samples)
+    different = (expected != found).any(axis=1)
+    if different.any():
+        index = different.argmax()
+        raise SystemExit(
+            f"{source} predicts {expected[index].tolist()} for {samples[index].tolist()}, but the "
+            f"service would predict {found[index].tolist()}. The usual causes: the classifier was "
+            "trained with another value for missing than NaN, or its booster was replaced. Train "
+            "it again without these."
+        )
+
+
+def post(app: Any, samples: Array) -> Array:
+    """Return the probabilities that the app predicts, through /predict_proba."""
+    client = app.test_client()
+    n_samples = app.config["MAX_CONTENT_LENGTH"] // validation.LONGEST_SAMPLE
+    probabilities: list[dict[str, float]] = []
+    for start in range(0, len(samples), n_samples):
+        batch = [write_docs.to_json(sample) for sample in samples[start : start + n_samples]]
+        with client.post("/predict_proba", json=batch) as response:
+            if response.status_code != 200:
+                raise SystemExit(f"The service rejects allowed samples: {response.text:.300}")
+            probabilities += response.json["return"]
+    rows = [list(row.values()) for row in probabilities]
+    return np.array(rows, np.float32)
+
+
+# ---- Figures -------------------------------------------------------------------------------
+
+
+def describe_accuracy(classes: Array, predicted: Array) -> str:
+    accuracy = (classes == predicted).mean()
+    return f"accuracy on {schema.DATA}, which may include its training data: {accuracy:.3f}"
+
+
+def print_confusion(classes: Array, predicted: Array) -> None:
+    """Print the confusion matrix, and warn if renamed classes would be right more often."""
+    matrix = confusion_matrix(classes, predicted, labels=range(len(CLASSES)))
+    print("Confusion matrix (rows: class in the data, columns: predicted class):")
+    width = max(map(len, CLASSES))
+    for name, row in zip(CLASSES, matrix.tolist(), strict=True):
+        print(f"  {name:{width}}", *(f"{count:6}" for count in row))
+    _, best = linear_sum_assignment(-matrix)
+    if matrix[range(len(CLASSES)), best].sum() > matrix.trace():
+        renamed = [CLASSES[best.tolist().index(index)] for index in range(len(CLASSES))]
+        print(
+            f"Warning: with CLASSES = {renamed}, more predictions would be right. Check schema.py."
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,525 @@
+"""Generate what describes the API: OpenAPI, Postman, README's figures and the demo page's data.
+
+model/publish.py calls `generate` with the service that is about to be published. The responses in
+all files are that service's own. The fixed text of the OpenAPI description is openapi_template.json
+beside this file, and README's fixed text is README itself, outside of its marked blocks.
+"""
+
+import json
+import math
+import string
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from werkzeug.exceptions import InternalServerError
+from werkzeug.test import TestResponse
+from xgboost import XGBClassifier
+
+import schema
+from draft_schema import find_step, round_outward
+from validation import (
+    FIELDS,
+    LONGEST_SAMPLE,
+    MAX_ERRORS,
+    NAMES,
+    SAMPLE_NAME,
+)
+
+Array = NDArray[Any]
+Json = dict[str, Any]
+
+ROOT = Path(__file__).parents[1]
+STRUCT = schema.Sample.__name__
+CLASSES = list(schema.CLASSES)
+JSON = {"Content-Type": "application/json"}
+
+
+def generate(
+    service: ModuleType,
+    classifier: XGBClassifier,
+    examples: Array,
+    samples: Array,
+    classes: Array,
+    accuracy: str,
+) -> dict[str, bytes | None]:
+    """Return the content of every generated file by path, or None for one that must not exist.
+
+    `service` is the module run with the new model and `classifier` the original. `examples` are
+    two samples, shape (2, n_features); `samples` and `classes` are those of DATA.
+    """
+    example, other = (to_json(values) for values in examples)
+    openapi = describe_api(service, example, other)
+    data = training_data(samples, classes) if schema.PUBLISH_DATA else None
+    info = model_info(service, classifier, example, samples, classes)
+    return {
+        "static/example.json": to_text(example),
+        "static/openapi.json": to_text(openapi, indent=2),
+        "static/postman_collection.json": to_text(make_collection(openapi), indent=2),
+        "static/model-info.json": to_text(info, indent=1),
+        "static/training-data.json": data,
+        "tests/expected_predictions.json": to_text(expect(classifier, examples), indent=1),
+        "README.md": update_readme(service, openapi, example, samples, accuracy),
+    }
+
+
+def to_json(sample: Array) -> Json:
+    """Return a sample as the API takes it: whole numbers without a fraction, NaN as null."""
+    values = [
+        None if math.isnan(value) else int(value) if value.is_integer() else value
+        for value in map(float, sample)
+    ]
+    return dict(zip(NAMES, values, strict=True))
+
+
+def to_text(value: Any, indent: int | None = None) -> bytes:
+    return f"{json.dumps(value, indent=indent, ensure_ascii=False)}\n".encode()
+
+
+def call(
+    service: ModuleType, path: str, status: int = 200, method: str = "POST", **request: Any
+) -> TestResponse:
+    """Return the service's response; raise SystemExit if its status is another one."""
+    response = service.app.test_client().open(path, method=method, **request)
+    if response.status_code != status:
+        raise SystemExit(
+            f"{method} {path} returns {response.status_code}, not {status}: {response.text:.300}"
+        )
+    return response
+
+
+# ---- OpenAPI -------------------------------------------------------------------------------
+
+
+class Template(string.Template):
+    """A text in which %name stands for a value."""
+
+    delimiter = "%"
+
+
+def describe_api(service: ModuleType, example: Json, other: Json) -> Json:
+    """Return the OpenAPI description, with the schema's fields and the service's responses."""
+    reader = service.body_reader
+    text = (ROOT / "model" / "openapi_template.json").read_text("utf-8")
+    values = {
+        "title": schema.TITLE,
+        "description": schema.DESCRIPTION,
+        "sample": SAMPLE_NAME,
+        "Sample": STRUCT,
+        "classes": ", ".join(f"{index} {name}" for index, name in enumerate(CLASSES)),
+        "max_length": format_bytes(reader.limit),
+        "small": format_bytes(reader.small),
+    }
+    in_json = {name: json.dumps(value, ensure_ascii=False)[1:-1] for name, value in values.items()}
+    openapi = json.loads(Template(text).substitute(in_json))
+    components = openapi["components"]
+    schemas = components["schemas"]
+    schemas[STRUCT] = msgspec.json.schema(schema.Sample)["$defs"][STRUCT]
+    labels = "|".join(str(index) for index in range(len(CLASSES)))
+    schemas["ClassLabel"]["pattern"] = f"^({labels})$"
+    probability = {"type": "number", "minimum": 0, "maximum": 1}
+    schemas["Probabilities"]["properties"] = dict.fromkeys(CLASSES, probability)
+    schemas["Probabilities"]["required"] = CLASSES
+    schemas["Probabilities"]["additionalProperties"] = False
+    for path, operations in openapi["paths"].items():
+        for method, operation in operations.items():
+            add_examples(service, path, method, operation, example, other)
+    for name, response in call_wrongly(service, example).items():
+        problem = components["responses"][name]["content"]["application/problem+json"]
+        problem["example"] = response
+    return openapi
+
+
+def add_examples(
+    service: ModuleType, path: str, method: str, operation: Json, example: Json, other: Json
+) -> None:
+    """Add the example requests of an operation, and the service's response to each."""
+    (content,) = operation["responses"]["200"]["content"].values()
+    if "requestBody" not in operation:
+        content["example"] = call(service, path, method=method).text
+        return
+    many = f"An array with one object per {SAMPLE_NAME}"
+    requests: dict[str, Json] = {
+        "one": {"summary": f"One {SAMPLE_NAME}", "value": example},
+        "many": {"summary": many, "value": [example, other]},
+    }
+    operation["requestBody"]["content"]["application/json"]["examples"] = requests
+    content["examples"] = {}
+    for name, request in requests.items():
+        response = call(service, path, method=method, json=request["value"])
+        content["examples"][name] = {"summary": request["summary"], "value": response.json}
+
+
+def call_wrongly(service: ModuleType, example: Json) -> dict[str, Any]:
+    """Return the service's response to an invalid request of each kind, by OpenAPI component."""
+    reader = service.body_reader
+    full = b" " * reader.limit
+    invalid = example | {NAMES[1]: "unknown"}
+    del invalid[NAMES[-1]]
+    responses = {
+        "InvalidJson": call(service, "/predict", 400, headers=JSON).json,
+        "BodyTooLarge": call(service, "/predict", 413, data=full + b" ", headers=JSON).json,
+        "UnsupportedMediaType": call(service, "/predict", 415, data="").json,
+        "ValidationError": call(service, "/predict", 422, json=invalid).json,
+    }
+    reader.reserved = reader.budget
+    responses["ServiceUnavailable"] = call(service, "/predict", 503, data=full, headers=JSON).json
+    reader.reserved = 0
+    with service.app.test_request_context():
+        responses["Problem"] = service.problem(InternalServerError()).json
+    return responses
+
+
+def format_bytes(length: int) -> str:
+    for unit, name in ((2**20, "MiB"), (2**10, "KiB")):
+        if length % unit == 0:
+            return f"{length // unit} {name}"
+    return f"{length:,} bytes"
+
+
+# ---- Postman -------------------------------------------------------------------------------
+
+POSTMAN_SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
+POSTMAN_TEST = """\
+pm.test("The response has classes, or probabilities that add up to 1", () => {
+    pm.response.to.have.status(200);
+    if (!pm.response.headers.get("Content-Type").includes("json")) return;
+    for (const result of [].concat(pm.response.json().return)) {
+        if (typeof result === "string") pm.expect(result).to.match(/^[0-9]+$/);
+        else pm.expect(Object.values(result).reduce((a, b) => a + b)).to.be.closeTo(1, 1e-5);
+    }
+});"""
+
+
+def make_collection(openapi: Json) -> Json:
+    """Return a Postman collection with a request for each example of an OpenAPI description."""
+    items = []
+    for path, operations in openapi["paths"].items():
+        for method, operation in operations.items():
+            (media_type, content), *_ = operation["responses"]["200"]["content"].items()
+            if "requestBody" in operation:
+                body = operation["requestBody"]["content"]["application/json"]
+                for name, example in body["examples"].items():
+                    received = content["examples"][name]["value"]
+                    text = json.dumps(received, separators=(",", ":"), ensure_ascii=False)
+                    title = f"{operation['summary']}: {example['summary']}"
+                    items.append(make_item(title, method, path, media_type, text, example["value"]))
+            else:
+                text = content["example"]
+                items.append(make_item(operation["summary"], method, path, media_type, text))
+    info = openapi["info"]
+    script = {"type": "text/javascript", "exec": POSTMAN_TEST.split("\n")}
+    return {
+        "info": {
+            "name": info["title"],
+            "description": f"{info['description']} Set the variable baseUrl to the service's URL.",
+            "schema": POSTMAN_SCHEMA,
+        },
+        "item": items,
+        "event": [{"listen": "test", "script": script}],
+        "variable": [{"key": "baseUrl", "value": "http://localhost:3000"}],
+    }
+
+
+def make_item(
+    name: str, method: str, path: str, media_type: str, received: str, sent: Any = None
+) -> Json:
+    """Return one request of a Postman collection, with its saved response."""
+    url = {"raw": f"{{{{baseUrl}}}}{path}", "host": ["{{baseUrl}}"], "path": [path[1:]]}
+    request: Json = {"method": method.upper(), "header": [], "url": url}
+    if sent is not None:
+        request["header"] = [{"key": name, "value": value} for name, value in JSON.items()]
+        text = json.dumps(sent, indent=2, ensure_ascii=False)
+        language = {"raw": {"language": "json"}}
+        request["body"] = {"mode": "raw", "raw": text, "options": language}
+    response = {
+        "name": name,
+        "originalRequest": request,
+        "status": "OK",
+        "code": 200,
+        "_postman_previewlanguage": media_type.split("/")[1],
+        "header": [{"key": "Content-Type", "value": media_type}],
+        "body": received,
+    }
+    return {"name": name, "request": request, "response": [response]}
+
+
+# ---- The demo page -------------------------------------------------------------------------
+
+
+def training_data(samples: Array, classes: Array) -> bytes:
+    """Return DATA as a JSON array, one sample per line, which /predict takes as a body."""
+    rows = [
+        json.dumps(to_json(sample) | {schema.CLASS: CLASSES[index]}, ensure_ascii=False)
+        for sample, index in zip(samples, classes, strict=True)
+    ]
+    return ("[\n" + ",\n".join(rows) + "\n]\n").encode()
+
+
+def model_info(
+    service: ModuleType, classifier: XGBClassifier, example: Json, samples: Array, classes: Array
+) -> Json:
+    """Return what the demo page shows and what identifies the model."""
+    model = service.model
+    gains = model.booster.get_score(importance_type="total_gain")
+    edges = model.find_edges(model.booster)
+    _, n_trees = model.read_splits(model.booster)
+    features = []
+    for column, field in enumerate(FIELDS):
+        low, high = field.minimum, field.maximum
+        values = samples[:, column]
+        if schema.PUBLISH_DATA:
+            inner_low, inner_high = round_outward(
+                float(np.nanmin(values)), float(np.nanmax(values)), field.is_integer
+            )
+            low, high = max(low, inner_low), min(high, inner_high)
+        label, unit = split_label(schema.Sample.__struct_fields__[column], field.unit)
+        thresholds = [float(str(edge)) for edge in edges.get(column, []) if np.isfinite(edge)]
+        features.append(
+            {
+                "name": field.name,
+                "label": label,
+                "unit": unit,
+                "minimum": low,
+                "maximum": high,
+                "step": 1 if field.is_integer else find_step(low, high),
+                "integer": field.is_integer,
+                "optional": field.is_optional,
+                "distinct": len(np.unique(values)) if schema.PUBLISH_DATA else None,
+                "importance": round(gains.get(field.name, 0) / (sum(gains.values()) or 1), 6),
+                # The shortest decimals that are these float32, because clients compare with them.
+                "thresholds": thresholds,
+            }
+        )
+    return {
+        "title": schema.TITLE,
+        "description": schema.DESCRIPTION,
+        "sample": SAMPLE_NAME,
+        "class": schema.CLASS,
+        "features": features,
+        "classes": CLASSES,
+        "example": example,
+        "samples": len(samples) if schema.PUBLISH_DATA else None,
+        "data": "training-data.json" if schema.PUBLISH_DATA else None,
+        "mistake": find_mistake(classifier, samples, classes) if schema.PUBLISH_DATA else None,
+        "model": {
+            "file": model.PATH.name,
+            "sha256": model.digest(),
+            "xgboost": model.xgboost.__version__,
+            "trees": n_trees,
+            "table": model.fits_table(model.booster),
+        },
+    }
+
+
+def split_label(field_name: str, description: str) -> tuple[str, str]:
+    """Return a field's label and its unit: "petal width" and "cm" for petal_width_cm, "in cm"."""
+    unit = description.removeprefix("in ")
+    label = field_name.strip("_").replace("_", " ")
+    return label.removesuffix(f" {unit.lower()}"), unit
+
+
+def find_mistake(classifier: XGBClassifier, samples: Array, classes: Array) -> Json | None:
+    """Return the sample of DATA that the classifier is most sure of and wrong about, if any."""
+    probabilities = classifier.predict_proba(samples)
+    predicted = probabilities.argmax(axis=1)
+    confidence = np.where(predicted == classes, 0, probabilities.max(axis=1))
+    index = confidence.argmax()
+    if confidence[index] == 0:
+        return None
+    return {
+        "class": CLASSES[classes[index]],
+        "predicted": CLASSES[predicted[index]],
+        "probability": float(confidence[index]),
+        "sample": to_json(samples[index]),
+    }
+
+
+# ---- The tests -----------------------------------------------------------------------------
+
+
+def expect(classifier: XGBClassifier, examples: Array) -> list[Json]:
+    """Return samples with what plain XGBoost predicts for them.
+
+    They are the two examples, and the first of them with each feature at both of its limits and,
+    if it is optional, missing.
+    """
+    samples = [*examples]
+    for column, field in enumerate(FIELDS):
+        values = [field.minimum, field.maximum, *([np.nan] if field.is_optional else [])]
+        if field.is_integer:
+            values[:2] = np.ceil(field.minimum), np.floor(field.maximum)
+        for value in values:
+            sample = examples[0].copy()
+            sample[column] = value
+            samples.append(sample)
+    predicted = classifier.predict(np.array(samples))
+    probabilities = classifier.predict_proba(np.array(samples))
+    return [
+        {"sample": to_json(sample), "class": int(index), "probabilities": row.tolist()}
+        for sample, index, row in zip(samples, predicted, probabilities, strict=True)
+    ]
+
+
+# ---- README --------------------------------------------------------------------------------
+
+
+def update_readme(
+    service: ModuleType, openapi: Json, example: Json, samples: Array, accuracy: str
+) -> bytes:
+    """Return README with its marked blocks replaced; raise SystemExit unless it has each once."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    for name, content in {
+        "title": f"# {schema.TITLE}\n\n{schema.DESCRIPTION}",
+        "usage": usage_block(service, example),
+        "fetch": fetch_block(service, example),
+        "recipes": recipes_block(service),
+        "api": api_block(service, example),
+        "model": model_block(service, samples, accuracy),
+    }.items():
+        start, end = f"<!-- generated: {name} -->\n", f"\n<!-- end of {name} -->"
+        if text.count(start) != 1 or text.count(end) != 1:
+            raise SystemExit(f"README.md must have the generated block '{name}' once.")
+        before, rest = text.split(start)
+        after = rest.split(end)[1]
+        text = f"{before}{start}{content}{end}{after}"
+    return text.encode()
+
+
+def code(language: str, text: str) -> str:
+    return f"```{language}\n{text}\n```"
+
+
+def usage_block(service: ModuleType, example: Json) -> str:
+    label = call(service, "/predict", json=example).text
+    probabilities = call(service, "/predict_proba", json=example).text
+    classes = [f"`{index}` {name}" for index, name in enumerate(CLASSES)]
+    many = ""
+    if schema.PUBLISH_DATA:
+        many = " `-d @static/training-data.json` sends all of the training data."
+    return "\n\n".join(
+        [
+            f"`static/example.json` contains one {SAMPLE_NAME}:",
+            code("json", to_text(example).decode().rstrip()),
+            f"The response, `{label}`, is its class: {', '.join(classes[:-1])} or {classes[-1]}. "
+            f"An array of these objects gets an array of classes.{many} `/predict_proba` takes the "
+            "same bodies and returns the probabilities:",
+            code("json", probabilities),
+        ]
+    )
+
+
+def fetch_block(service: ModuleType, example: Json) -> str:
+    label = json.loads(call(service, "/predict", json=example).text)["return"]
+    return code(
+        "js",
+        'const response = await fetch("http://localhost:3000/predict", {\n'
+        '  method: "POST",\n'
+        '  headers: { "Content-Type": "application/json" },\n'
+        f"  body: JSON.stringify({to_text(example).decode().rstrip()}),\n"
+        "});\n"
+        "if (!response.ok) throw new Error(await response.text());\n"
+        f'console.log(await response.json()); // {{ return: "{label}" }}',
+    )
+
+
+def recipes_block(service: ModuleType) -> str:
+    """Return the recipes for a CSV, which send as many samples at once as fit in a body."""
+    n_samples = service.body_reader.limit // LONGEST_SAMPLE
+    has_optional = any(field.is_optional for field in FIELDS)
+    null = ".astype(object).where(table.notna(), None)" if has_optional else ""
+    null_in_r = ', na = "null"' if has_optional else ""
+    python = f"""\
+import pandas as pd
+import requests
+
+url = "http://localhost:3000"
+info = requests.get(f"{{url}}/static/model-info.json").json()
+names = [feature["name"] for feature in info["features"]]
+table = pd.read_csv("{schema.DATA}")
+samples = table[names]{null}
+classes = []
+for start in range(0, len(samples), {n_samples}):  # a body has room for this many
+    batch = samples[start : start + {n_samples}].to_dict("records")
+    response = requests.post(f"{{url}}/predict", json=batch)
+    response.raise_for_status()
+    classes += response.json()["return"]
+table["class"] = classes
+table.to_csv("predicted.csv", index=False)"""
+    r = f"""\
+library(httr2) # and jsonlite
+url <- "http://localhost:3000"
+info <- resp_body_json(req_perform(request(paste0(url, "/static/model-info.json"))))
+names <- sapply(info$features, function(feature) feature$name)
+table <- read.csv("{schema.DATA}", check.names = FALSE)
+for (rows in split(seq_len(nrow(table)), (seq_len(nrow(table)) - 1) %/% {n_samples})) {{
+  batch <- request(paste0(url, "/predict")) |> req_body_json(table[rows, names]{null_in_r})
+  table[rows, "class"] <- unlist(resp_body_json(req_perform(batch))$return)
+}}
+write.csv(table, "predicted.csv", row.names = FALSE)"""
+    return f"{code('python', python)}\n\n{code('r', r)}"
+
+
+def api_block(service: ModuleType, example: Json) -> str:
+    label = call(service, "/predict", json=example).text
+    labels = call(service, "/predict", json=[example, example]).text
+    probabilities = ",".join(f'"{name}":…' for name in CLASSES[:3])
+    if len(CLASSES) > 3:
+        probabilities += ",…"
+    invalid = example.copy()
+    invalid.popitem()
+    error = call(service, "/predict", 422, json=[example] * 17 + [invalid]).text
+    reader = service.body_reader
+    n_samples = reader.limit // LONGEST_SAMPLE
+    return f"""\
+| Request | Response |
+|---|---|
+| `GET /` | `hello!!`, while the service is up |
+| `POST /predict`, one {SAMPLE_NAME} | `{label}` |
+| `POST /predict`, an array | `{labels}`, in the same order |
+| `POST /predict_proba`, either | `{{"return":{{{probabilities}}}}}`, or an array of these |
+
+A {SAMPLE_NAME} is a JSON object with {list_fields()}; other fields are ignored. Errors are
+`application/problem+json` (RFC 9457) and say what is wrong:
+
+| Status | Reason |
+|---|---|
+| 400 | the body is not JSON in UTF-8 (JSON has no `NaN`), is nested too deeply, or is incomplete |
+| 404, 405 | there is no such path, or it does not allow the method |
+| 413 | the body is longer than {format_bytes(reader.limit)} (room for {n_samples:,} objects) |
+| 415 | the Content-Type is not `application/json`, or there is a Content-Encoding |
+| 422 | a field is missing or invalid: `errors` lists each one, up to {MAX_ERRORS} |
+| 503 | too many requests over {format_bytes(reader.small)} are in progress: see `Retry-After` |
+
+{code("json", error)}"""
+
+
+def list_fields() -> str:
+    """Return the fields in words, or where they are listed if they are many."""
+    expectations = {field.expectation() for field in FIELDS}
+    if len(expectations) == 1 and len(NAMES) <= 8:
+        *first, last = (f"`{name}`" for name in NAMES)
+        return f"the fields {', '.join(first)} and {last}, each {expectations.pop()}"
+    if len(NAMES) <= 8:
+        return ", ".join(f"`{field.name}` ({field.expectation()})" for field in FIELDS)
+    return f"the {len(NAMES)} fields that `static/openapi.json` lists"
+
+
+def model_block(service: ModuleType, samples: Array, accuracy: str) -> str:
+    model = service.model
+    sizes = [len(edge) + 1 for edge in model.find_edges(model.booster).values()]
+    product = f"{' × '.join(map(str, sizes))} = {math.prod(sizes):,} cells"  # noqa: RUF001
+    predictions = "XGBoost for each sample, because a table would be too large"
+    if model.fits_table(model.booster):
+        predictions = f"a table of {product}"
+    return "\n".join(
+        [
+            f"- file: `model/{model.PATH.name}`, SHA-256 {model.digest()[:12]}…",
+            f"- data: `{schema.DATA}`, {len(samples):,} samples",
+            f"- {accuracy}",
+            f"- predictions from {predictions}",
+        ]
+    )

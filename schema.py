@@ -1,0 +1,35 @@
+"""What a sample is and what the classes are: the one file to edit for another data set.
+
+After an edit, `python model/train.py` (or `python model/publish.py FILE`, for a model trained
+elsewhere) checks this file against the data and writes everything that depends on it.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+TITLE = "Iris prediction service"
+DESCRIPTION = "Four measurements of an iris in, its species out."
+
+DATA = "model/iris.csv"  # a header line, then one sample per line
+CLASS = "species"  # the column of DATA that contains the class
+# The names in that column, in the order of their indices.
+CLASSES = ("setosa", "versicolor", "virginica")
+# Two rows of DATA, of different classes, that all documentation shows. None: medians instead.
+EXAMPLES = (149, 0)
+# Whether the demo page and the documentation may show rows of DATA to all who reach the service.
+PUBLISH_DATA = True
+
+Length = Annotated[float, msgspec.Meta(ge=0, le=100, description="in cm")]
+
+
+class Flower(msgspec.Struct, rename="camel", gc=False):  # gc: a flower is never part of a cycle
+    """One iris, its fields in the model's order."""
+
+    sepal_length_cm: Length
+    sepal_width_cm: Length
+    petal_length_cm: Length
+    petal_width_cm: Length
+
+
+Sample = Flower
