@@ -67,7 +67,7 @@ def balancer(folder: Path, services: list[Service]) -> Iterator[int]:
             process.terminate()
 
 
-def test_restarting_one_after_the_other_loses_no_request(tmp_path: Path) -> None:
+def test_rolling_restart_loses_no_request(tmp_path: Path) -> None:
     tool("haproxy")
     with ExitStack() as stack:
         starting = [Service(WEB_CONCURRENCY="1") for _ in range(3)]
@@ -103,7 +103,7 @@ def image_files() -> set[Path]:
     return {file.relative_to(ROOT) for file in files}
 
 
-def test_the_files_of_the_image_serve(tmp_path: Path) -> None:
+def test_image_files_serve(tmp_path: Path) -> None:
     for file in image_files():
         (tmp_path / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, tmp_path / file)
@@ -117,14 +117,14 @@ def test_the_files_of_the_image_serve(tmp_path: Path) -> None:
     assert re.search(line, service.logged(), re.MULTILINE)
 
 
-def test_the_image_contains_only_what_serves() -> None:
+def test_image_contains_only_what_serves() -> None:
     files = image_files()
     assert {file.parts[0] for file in files if len(file.parts) > 1} == {"model", "static"}
     assert {file.suffix for file in files if file.parts[0] == "model"} == {".pgz", ".sha256"}
     assert not [file for file in files if file.suffix == ".csv"]
 
 
-def test_the_version_is_the_newest_one_in_the_changelog() -> None:
+def test_version_is_the_newest_in_the_changelog() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text()
     version = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE)[0]
     openapi = json.loads((ROOT / "static" / "openapi.json").read_text())
@@ -134,7 +134,7 @@ def test_the_version_is_the_newest_one_in_the_changelog() -> None:
         assert set(versions) == {version}
 
 
-def test_the_health_check_of_the_image_asks_the_service(service: Service) -> None:
+def test_image_health_check_fails_without_the_service(service: Service) -> None:
     (check,) = re.findall(r"^HEALTHCHECK CMD (.+)$", DOCKERFILE, re.MULTILINE)
     command = [sys.executable, *json.loads(check)[1:]]
     assert subprocess.run(command, env={"PORT": str(service.port)}).returncode == 0
@@ -142,7 +142,7 @@ def test_the_health_check_of_the_image_asks_the_service(service: Service) -> Non
     assert b"ConnectionRefusedError" in asked.stderr
 
 
-def test_the_memory_limit_has_room_for_all_that_clients_may_hold() -> None:
+def test_memory_limit_covers_the_worst_case() -> None:
     manifest = (ROOT / "kubernetes.yaml").read_text()
     settings = (ROOT / "gunicorn.conf.py").read_text()
     (connections,) = re.findall(r"^worker_connections = min\((\d+),", settings, re.MULTILINE)

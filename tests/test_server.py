@@ -1,4 +1,4 @@
-"""The faults of a network and of a night in production, over real sockets to `gunicorn run:app`."""
+"""The service over real sockets: HTTP, signals, settings and failures in production."""
 
 import contextlib
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import model
 import run
 from tests.samples import BODY, INVALID_JSON, INVALID_SAMPLES, JSON, RESPONSE
 from tests.service import ROOT, Load, Service, free_port
@@ -38,28 +39,27 @@ def server(request: pytest.FixtureRequest, service: Service) -> Iterator[Service
             yield server
 
 
-def test_a_flower_has_its_class(server: Service) -> None:
+def test_sample_returns_its_class(server: Service) -> None:
     status, headers, body = server.request("POST", "/predict", BODY)
     assert (status, headers["Content-Type"], body) == (200, "application/json", RESPONSE)
     assert headers["Access-Control-Allow-Origin"] == "*"
 
 
-@pytest.mark.parametrize("body", INVALID_JSON, ids=lambda body: repr(body[:30]))
-def test_what_is_not_json_is_refused(server: Service, body: bytes) -> None:
+@pytest.mark.parametrize("body", INVALID_JSON.values(), ids=INVALID_JSON)
+def test_invalid_json_returns_400(server: Service, body: bytes) -> None:
     status, headers, answer = server.request("POST", "/predict", body)
     assert (status, headers["Content-Type"]) == (400, "application/problem+json")
     assert b"not JSON in UTF-8" in answer
     assert server.request("POST", "/predict", BODY)[2] == RESPONSE
 
 
-@pytest.mark.parametrize(("body", "errors"), INVALID_SAMPLES, ids=lambda case: repr(case[:30]))
-def test_every_wrong_field_is_named(
-    server: Service, body: bytes, errors: list[tuple[str, str]]
+@pytest.mark.parametrize(("body", "errors"), INVALID_SAMPLES.values(), ids=INVALID_SAMPLES)
+def test_invalid_samples_return_422_with_each_error(
+    server: Service, body: bytes, errors: list[dict[str, str]]
 ) -> None:
-    status, _, answer = server.request("POST", "/predict", body)
+    status, _, problem = server.request("POST", "/predict", body)
     assert status == 422
-    named = [(error["pointer"], error["detail"]) for error in json.loads(answer)["errors"]]
-    assert named == errors
+    assert json.loads(problem)["errors"] == errors
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_every_wrong_field_is_named(
         (CHUNKED + b"%x\r\n%sXX0\r\n\r\n" % (len(BODY), BODY), 400),
     ],
 )
-def test_a_body_of_another_length_is_refused(server: Service, sent: bytes, status: int) -> None:
+def test_wrong_body_length_returns_an_error(server: Service, sent: bytes, status: int) -> None:
     answer = server.send(sent)
     assert answer.split(b" ")[1] == str(status).encode()
     assert b"application/problem+json" in answer
@@ -92,9 +92,7 @@ def chunked(body: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("trailers", [b"\r\n", b"X-Checksum: 5\r\n\r\n"])
 @pytest.mark.parametrize(("length", "size"), [(0, 1), (0, 7), (0, 1000), (2**17, 1000)])
-def test_a_chunked_body_is_served(
-    service: Service, length: int, size: int, trailers: bytes
-) -> None:
+def test_chunked_body_is_served(service: Service, length: int, size: int, trailers: bytes) -> None:
     sent = CHUNKED + chunked(BODY.ljust(length), size) + trailers
     with service.connect() as client:
         for _ in range(2):  # the connection goes on
@@ -105,22 +103,22 @@ def test_a_chunked_body_is_served(
             assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-def test_development_serves_a_chunked_body(server: Service) -> None:
+def test_short_chunked_body_is_served(server: Service) -> None:
     assert server.send(CHUNKED + chunked(BODY, 9) + b"\r\n").endswith(RESPONSE)
 
 
-def test_too_long_a_body_is_refused_before_it_is_sent(server: Service) -> None:
+def test_body_over_the_limit_is_rejected_before_it_is_sent(server: Service) -> None:
     with server.connect(timeout=5) as client:
         client.sendall(LONG % 10**10)
         assert b" 413 " in client.recv(65536)
 
 
-def test_the_answer_reaches_a_client_that_sends_it_all_first(service: Service) -> None:
+def test_client_that_sends_its_whole_body_first_reads_the_413(service: Service) -> None:
     status, headers, _ = service.request("POST", "/predict", b" " * 8_000_000)
     assert (status, headers["Connection"]) == (413, "close")
 
 
-def test_a_connection_goes_on_after_an_error(service: Service) -> None:
+def test_connection_stays_open_after_an_error(service: Service) -> None:
     connection = HTTPConnection("127.0.0.1", service.port, timeout=5)
     local_ports = set()
     for method, path, body, headers, status in [
@@ -164,7 +162,7 @@ def test_a_connection_goes_on_after_an_error(service: Service) -> None:
     ],
     ids=lambda sent: repr(sent[-30:]),
 )
-def test_malformed_http_is_refused_or_hung_up_on(service: Service, sent: bytes) -> None:
+def test_malformed_http_is_rejected_or_disconnected(service: Service, sent: bytes) -> None:
     answer = service.send(sent)
     assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
     assert service.request("POST", "/predict", BODY)[2] == RESPONSE
@@ -225,7 +223,7 @@ def test_scheme_headers_of_a_proxy_are_ignored(service: Service, headers: bytes)
     assert b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in service.send(preflight)
 
 
-def test_slow_clients_are_let_go_and_hold_nobody(service: Service) -> None:
+def test_slow_clients_time_out_and_delay_no_one(service: Service) -> None:
     headers = [service.connect() for _ in range(200)]
     bodies = [service.connect() for _ in range(200)]
     for client in bodies:
@@ -257,7 +255,7 @@ def is_closed(client: socket.socket) -> bool:
     return closed
 
 
-def test_a_client_that_takes_a_few_seconds_is_served(service: Service) -> None:
+def test_client_that_takes_a_few_seconds_is_served(service: Service) -> None:
     with service.connect() as client:
         for part in (HEAD, b"Content-Length: %d\r\n\r\n" % len(BODY), BODY[:9], BODY[9:]):
             time.sleep(1)
@@ -280,7 +278,7 @@ def wait_for_workers(service: Service, expected: int, within: float) -> list[int
 
 
 @LINUX
-def test_reloading_again_and_again_loses_no_request() -> None:
+def test_repeated_sighup_loses_no_request() -> None:
     with Service(WEB_CONCURRENCY="2") as service:
         before = wait_for_workers(service, 2, within=5)
         time.sleep(1)
@@ -298,7 +296,7 @@ def test_reloading_again_and_again_loses_no_request() -> None:
 
 
 @LINUX
-def test_replacing_the_master_with_sigusr2_loses_no_request(tmp_path: Path) -> None:
+def test_upgrade_with_sigusr2_loses_no_request(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"  # the new master's is pid.2, until the old one has exited
     gunicorn = str(Path(sys.executable).with_name("gunicorn"))
     command = (gunicorn, "--pid", str(pid_file), "run:app")
@@ -322,7 +320,7 @@ def test_replacing_the_master_with_sigusr2_loses_no_request(tmp_path: Path) -> N
 
 
 @LINUX
-def test_terminating_answers_what_runs_and_what_waits() -> None:
+def test_sigterm_finishes_in_flight_and_queued_requests() -> None:
     with Service(WEB_CONCURRENCY="2") as service:
         running = [service.connect() for _ in range(20)]
         for client in running:
@@ -360,7 +358,7 @@ def test_terminating_answers_what_runs_and_what_waits() -> None:
         idle.close()
 
 
-def test_terminating_does_not_wait_for_those_who_stall() -> None:
+def test_sigterm_does_not_wait_for_stalled_clients() -> None:
     with Service() as service:
         stalled = [service.connect() for _ in range(20)]
         for client in stalled:
@@ -373,7 +371,7 @@ def test_terminating_does_not_wait_for_those_who_stall() -> None:
 
 
 @LINUX
-def test_a_killed_worker_is_replaced() -> None:
+def test_killed_worker_is_replaced() -> None:
     with Service(WEB_CONCURRENCY="2") as service:
         victim, other = wait_for_workers(service, 2, within=5)
         with Load(service.port) as load:
@@ -387,7 +385,7 @@ def test_a_killed_worker_is_replaced() -> None:
 
 
 @LINUX
-def test_workers_do_not_outlive_a_killed_master() -> None:
+def test_workers_exit_after_their_master_is_killed() -> None:
     with Service(WEB_CONCURRENCY="2") as service:
         workers = wait_for_workers(service, 2, within=5)
         service.process.kill()
@@ -400,7 +398,7 @@ def test_workers_do_not_outlive_a_killed_master() -> None:
 
 
 @LINUX
-def test_each_process_has_a_handful_of_threads() -> None:
+def test_processes_have_at_most_five_threads() -> None:
     env = {"WEB_CONCURRENCY": "2"}
     assert "OMP_NUM_THREADS" not in os.environ
     with Service(**env) as service:
@@ -418,7 +416,7 @@ exec env -u HOME unshare --user --map-user=12345 --map-group=12345 "$@"
 
 
 @LINUX
-def test_it_serves_from_a_read_only_disk_as_anybody_without_a_home() -> None:
+def test_service_runs_on_a_read_only_disk_as_any_user_without_a_home() -> None:
     if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"]).returncode:
         (pytest.fail if "CI" in os.environ else pytest.skip)("unshare cannot make namespaces here")
     gunicorn = [sys.executable, "-m", "gunicorn", "run:app"]
@@ -477,7 +475,7 @@ def test_every_server_listens_on_ipv6_and_ipv4(
     assert ended.stdout.split() == addresses, ended.stderr
 
 
-def test_two_instances_are_independent() -> None:
+def test_two_services_are_independent() -> None:
     with Service() as one:
         with Service() as two:
             assert one.request("POST", "/predict", BODY)[2] == RESPONSE
@@ -487,7 +485,7 @@ def test_two_instances_are_independent() -> None:
 
 
 @LINUX
-def test_memory_does_not_grow() -> None:
+def test_memory_stays_constant_over_20000_requests() -> None:
     with Service(WEB_CONCURRENCY="1") as service:
         good = ASKED * 100
         bad = (LONG % 2 + b"{}") * 10
@@ -513,7 +511,7 @@ ELSEWHERE = ("sh", "-c", 'cd / && exec "$@"', "sh")
 
 
 @pytest.mark.parametrize("options", [(), ("--chdir", str(ROOT))], ids=["alone", "with --chdir"])
-def test_the_configuration_works_from_another_folder(options: tuple[str, ...]) -> None:
+def test_configuration_works_from_another_folder(options: tuple[str, ...]) -> None:
     command = (*ELSEWHERE, *GUNICORN, "-c", CONFIGURATION, *options, "run:app")
     with Service(*command) as service:
         assert service.request("POST", "/predict", BODY)[2] == RESPONSE
@@ -521,7 +519,7 @@ def test_the_configuration_works_from_another_folder(options: tuple[str, ...]) -
     assert "WARNING" not in service.logged()
 
 
-def test_gunicorn_without_the_configuration_warns_with_the_cure() -> None:
+def test_gunicorn_without_the_configuration_logs_the_cure() -> None:
     with Service(*ELSEWHERE, *GUNICORN, "--chdir", str(ROOT), "run:app", WEB_CONCURRENCY="1") as s:
         assert s.request("POST", "/predict", BODY)[2] == RESPONSE
     (warning,) = [line for line in s.logged().splitlines() if "WARNING" in line]
@@ -529,7 +527,7 @@ def test_gunicorn_without_the_configuration_warns_with_the_cure() -> None:
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "127.0.0.1"])
-def test_the_log_shows_the_demo_pages_url(host: str) -> None:
+def test_log_shows_the_demo_page_url(host: str) -> None:
     port = free_port()
     with Service(*GUNICORN, "--bind", f"{host}:{port}", "run:app", port=port) as service:
         pass
@@ -555,7 +553,7 @@ def test_the_log_shows_the_demo_pages_url(host: str) -> None:
     ],
 )
 @pytest.mark.parametrize("command", [(*GUNICORN, "run:app"), (sys.executable, "run.py")])
-def test_an_invalid_setting_aborts_startup_with_one_line(
+def test_invalid_setting_fails_at_startup_with_one_line(
     command: tuple[str, ...], name: str, value: str, message: str
 ) -> None:
     env = {**os.environ, name: value}
@@ -565,7 +563,7 @@ def test_an_invalid_setting_aborts_startup_with_one_line(
     assert lines == [message]
 
 
-def test_rejected_large_bodies_are_logged_with_their_number() -> None:
+def test_rejected_large_requests_are_logged_with_their_number() -> None:
     with Service(WEB_CONCURRENCY="1") as service:
         stalled = [service.connect() for _ in range(8)]
         for client in stalled:
@@ -592,7 +590,7 @@ def freeze(processes: list[int], seconds: float) -> None:
 
 
 @LINUX
-def test_freezing_all_processes_for_longer_than_the_timeout_loses_no_request() -> None:
+def test_freeze_of_all_processes_loses_no_request() -> None:
     with Service(WEB_CONCURRENCY="2", GUNICORN_CMD_ARGS="--timeout 2") as service:
         workers = wait_for_workers(service, 2, within=5)
         with Load(service.port) as load:
@@ -608,7 +606,7 @@ def test_freezing_all_processes_for_longer_than_the_timeout_loses_no_request() -
 
 
 @LINUX
-def test_a_worker_that_hangs_alone_is_replaced() -> None:
+def test_hung_worker_is_replaced() -> None:
     with Service(WEB_CONCURRENCY="2", GUNICORN_CMD_ARGS="--timeout 2") as service:
         hung, other = wait_for_workers(service, 2, within=5)
         os.kill(hung, signal.SIGSTOP)
@@ -619,7 +617,7 @@ def test_a_worker_that_hangs_alone_is_replaced() -> None:
         assert other in wait_for_workers(service, 2, within=5)
 
 
-def test_a_damaged_model_stops_the_start(tmp_path: Path) -> None:
+def test_corrupted_model_fails_at_startup(tmp_path: Path) -> None:
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
     shutil.copytree(ROOT / "model", tmp_path / "model")
