@@ -242,17 +242,14 @@ def test_page_recovers_when_the_service_is_back(
 
 def test_rejected_sample_is_reported(browser: webdriver.Chrome, service: Service) -> None:
     open_page(browser, page_url(service))
-    value = INFO["example"][FIRST["name"]]
     browser.execute_script(
         """
-        const [name, value] = arguments, real = window.fetch;
-        window.fetch = (url, { body, ...options }) => real(url, { ...options, body:
-          body.replace(`{"${name}":`, `{"${name}":1e30,"":`).replace(
-            `,"${name}":`, `,"${name}":1e30,"":`) });
+        const value = new RegExp(`"${arguments[0]}":[^,}]*`, "g"), real = window.fetch;
+        window.fetch = (url, { body, ...options }) =>
+          real(url, { ...options, body: body.replace(value, `"${arguments[0]}":1e30`) });
         window.restore = () => (window.fetch = real);
         """,
         FIRST["name"],
-        value,
     )
     slider(browser, FIRST["name"]).send_keys(Keys.HOME)
     wait_for(browser, "#problem", "422 Unprocessable")
@@ -545,8 +542,7 @@ def test_unknown_value_is_sent_as_null(browser: webdriver.Chrome) -> None:
         browser.find_element(By.CSS_SELECTOR, "[data-name=a] [type=checkbox]").click()
         wait_for(browser, "#response", "return")
         assert isinstance(shown_sample(browser)["a"], int | float)
-        with pytest.raises(Exception, match="no such element"):
-            browser.find_element(By.CSS_SELECTOR, "[data-name=b] [type=checkbox]")
+        assert len(browser.find_elements(By.CSS_SELECTOR, "[type=checkbox]")) == 1
 
 
 def test_whole_number_is_required_for_an_integer(browser: webdriver.Chrome) -> None:
