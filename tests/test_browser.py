@@ -44,8 +44,7 @@ from tests.browser import (
     wait_for,
     wait_for_change,
 )
-from tests.service import Service, free_port, tool
-from tests.test_clients import run
+from tests.service import Service, free_port, run_tool, tool
 
 pytestmark = pytest.mark.slow
 
@@ -776,13 +775,15 @@ def test_axe_finds_no_violations_with_another_model(browser: webdriver.Chrome, s
 
 
 def test_page_is_valid_html() -> None:
-    run("java", "-jar", tool("vnu-jar/build/dist/vnu.jar"), STATIC / "index.html")
+    run_tool("java", "-jar", tool("vnu-jar/build/dist/vnu.jar"), STATIC / "index.html")
 
 
 def test_lighthouse_scores_are_perfect(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHROME_PATH", tool("chromium"))
     flags = "--chrome-flags=--headless --no-sandbox --disable-gpu --no-first-run"
-    report = json.loads(run("lighthouse", page_url(service), "--output=json", "--quiet", flags))
+    report = json.loads(
+        run_tool("lighthouse", page_url(service), "--output=json", "--quiet", flags)
+    )
     scores = {name: category["score"] for name, category in report["categories"].items()}
     del scores["performance"]  # it depends on the machine, except for layout shifts
     assert scores == {"accessibility": 1, "best-practices": 1, "seo": 1}
