@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -37,6 +38,21 @@ def tool(name: str) -> str:
     if not Path(path).exists():
         (pytest.fail if "CI" in os.environ else pytest.skip)(f"{name} is not installed")
     return path
+
+
+def run_tool(*command: str | Path, cwd: Path = ROOT / "tests") -> str:
+    """Return what a program prints, and show it where the program fails."""
+    command = (tool(str(command[0])), *command[1:])
+    env = {**os.environ, "PATH": PATH}  # some of them call others
+    completed = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
+
+
+def node(program: str, *arguments: str | Path) -> str:
+    for package in re.findall('from "([^:]*?)"', program):
+        tool(package)
+    return run_tool("node", "--input-type=module", "--eval", program, *arguments)
 
 
 def free_port() -> int:

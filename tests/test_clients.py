@@ -26,28 +26,13 @@ from tests.samples import (
     SAMPLE,
     TOO_GREAT,
 )
-from tests.service import PATH, ROOT, Service, tool
+from tests.service import ROOT, Service, node, run_tool, tool
 
 pytestmark = pytest.mark.slow
 
 INVALID = SAMPLE | {LAST: TOO_GREAT}
 OPENAPI = ROOT / "static" / "openapi.json"
 POSTMAN = ROOT / "static" / "postman_collection.json"
-
-
-def run_tool(*command: str | Path, cwd: Path = ROOT / "tests") -> str:
-    """Return what a program prints, and show it where the program fails."""
-    command = (tool(str(command[0])), *command[1:])
-    env = {**os.environ, "PATH": PATH}  # some of them call others
-    completed = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
-    assert completed.returncode == 0, completed.stdout + completed.stderr
-    return completed.stdout
-
-
-def node(program: str, *arguments: str | Path) -> str:
-    for package in re.findall('from "([^:]*?)"', program):
-        tool(package)
-    return run_tool("node", "--input-type=module", "--eval", program, *arguments)
 
 
 JSON_TEST_SUITE = """
