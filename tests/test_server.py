@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.iris import FLOWER
-from tests.service import ANSWER, JSON, PICKLE, ROOT, Load, Service
+from tests.service import ANSWER, JSON, PICKLE, ROOT, Load, Service, read_response
 from tests.test_run import LIMIT, NOT_JSON, WRONG
 
 ONE = json.dumps(FLOWER).encode()
@@ -116,8 +116,7 @@ def test_too_long_a_body_is_refused_before_it_is_sent(server: Service) -> None:
 
 
 def test_the_answer_reaches_a_client_that_sends_it_all_first(service: Service) -> None:
-    status, headers, _ = service.request("POST", "/predict", b" " * 8_000_000)
-    assert (status, headers["Connection"]) == (413, "close")
+    assert service.request("POST", "/predict", b" " * 8_000_000)[0] == 413
 
 
 def test_a_connection_goes_on_after_an_error(service: Service) -> None:
@@ -170,38 +169,6 @@ def test_malformed_http_is_refused_or_hung_up_on(service: Service, sent: bytes) 
     answer = service.send(sent)
     assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
     assert service.request("POST", "/predict", ONE)[2] == ANSWER
-
-
-def test_slow_clients_are_let_go_and_hold_nobody(service: Service) -> None:
-    headers = [service.connect() for _ in range(200)]
-    bodies = [service.connect() for _ in range(200)]
-    for client in bodies:
-        client.sendall(LONG % 1000)
-    started = time.monotonic()
-    with Load(service.port, clients=2) as load:
-        slow = headers + bodies
-        while slow and time.monotonic() - started < 15:
-            for client in slow:
-                with contextlib.suppress(OSError):
-                    client.send(b"x")
-            time.sleep(1)
-            slow = [client for client in slow if not is_closed(client)]
-    assert not slow
-    assert time.monotonic() - started > 9
-    assert load.answered > 100
-    assert not load.failures
-
-
-def is_closed(client: socket.socket) -> bool:
-    client.setblocking(False)
-    try:
-        closed = client.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionError:
-        closed = True
-    client.close()
-    return closed
 
 
 def test_a_client_that_takes_a_few_seconds_is_served(service: Service) -> None:
@@ -272,7 +239,7 @@ def test_terminating_answers_what_runs_and_what_waits() -> None:
             assert time.monotonic() - started < 5
         for client in running + queued:
             with client:
-                assert client.recv(65536).endswith(ANSWER)
+                assert read_response(client) == (200, ANSWER)
         assert load.answered > 100
         # Whoever comes after the end is refused, but for a few microseconds between a worker's
         # last accept and its close, in which the kernel resets who has just come.
