@@ -29,15 +29,14 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # Seconds that a connection lives between two requests: longer than in a load balancer, which could
 # otherwise send a request just when the connection ends. AWS has 60, nginx 60 and Heroku 90.
 keepalive = 95
-# Seconds in which a stopping worker finishes its requests. After SIGHUP, the arbiter also waits this
-# long before it handles SIGTERM: 2 + 2, and 1 for the rest, are the 5 seconds that README promises.
+# Seconds in which a stopping worker finishes its requests. After SIGHUP, the arbiter waits as long
+# before it handles SIGTERM: 2 + 2, and 1 for the rest, are the 5 seconds that README promises.
 graceful_timeout = 2
 # Each connection needs a file descriptor, and a worker 11 more.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
-# gunicorn_worker.MAX_HEAD limits the whole head to 64 KiB.
+limit_request_field_size = 2**16
 limit_request_line = 0
-limit_request_fields = 32768
-limit_request_field_size = 65536
+limit_request_fields = 2**8
 forwarder_headers = ""  # else SCRIPT_NAME from 127.0.0.1 counts, which a proxy may forward
 on_starting = gunicorn_worker.check_settings
 
