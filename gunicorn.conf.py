@@ -34,11 +34,10 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # Seconds that an idle connection stays open: longer than in a load balancer, which could otherwise
 # send a request just as the connection is closed. AWS has 60, nginx 60 and Heroku 90.
 keepalive = 95
-# Seconds that in-flight requests get when a worker stops. README promises that the service exits
-# within five seconds of SIGTERM. If SIGHUP came just before, gunicorn waits this long twice.
+# Seconds in which a stopping worker finishes its requests. After SIGHUP, the arbiter waits as long
+# before it handles SIGTERM: 2 + 2, and 1 for the rest, are the 5 seconds that README promises.
 graceful_timeout = 2
-# Each connection needs a file descriptor. A worker has 11 others, and needs some to close
-# connections.
+# Each connection needs a file descriptor, and a worker 11 more.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
 # The worker limits request headers to 64 KiB altogether, so gunicorn needs no limit of its own on
 # a field or the request line. A field of a few bytes takes up 300 in memory: with 256 of them,
@@ -52,7 +51,6 @@ secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
 # Once enabled with --access-logfile: client, time, request, status, bytes, seconds, request ID.
 access_log_format = '%(h)s %(t)s "%(r)s" %(s)s %(B)s %(L)s %({x-request-id}i)s'
-sendfile = False  # it would bypass the worker's limits on a response
 on_starting = gunicorn_worker.check_settings
 
 FROZEN = 5  # seconds; the arbiter looks for hung workers about once a second
