@@ -2,6 +2,7 @@ import io
 import json
 import runpy
 import socket
+import sys
 import time
 from typing import Any
 
@@ -601,6 +602,35 @@ def test_debugger_is_on_by_request_and_on_loopback_only(
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
     host = "127.0.0.1" if debug else settings.wildcard_address()
     assert served == [(host, 3000, debug), (host, 3001, debug)]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", settings.wildcard_address()])
+def test_development_server_accepts_ipv4_connections(host: str) -> None:
+    server = run.Server(host, 0, run.app)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5):
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("modules", "warnings"),
+    [
+        pytest.param({"gunicorn.arbiter": None}, 1, id="gunicorn without its configuration"),
+        pytest.param({"gunicorn.arbiter": None, "gunicorn_worker": None}, 0, id="gunicorn"),
+        pytest.param({}, 0, id="another server"),
+    ],
+)
+def test_gunicorn_without_its_configuration_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    modules: dict[str, Any],
+    warnings: int,
+) -> None:
+    for name in ("gunicorn.arbiter", "gunicorn_worker"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    settings.check_server(run.app.logger)
+    assert len(caplog.messages) == warnings
 
 
 def test_development_log_shows_plain_ipv4_addresses() -> None:
