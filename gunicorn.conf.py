@@ -12,7 +12,6 @@ from typing import Any
 
 import joblib
 
-import gunicorn_worker
 import settings
 
 host, port = settings.all_interfaces(), settings.port()
@@ -38,7 +37,14 @@ limit_request_field_size = 2**16
 limit_request_line = 0
 limit_request_fields = 2**8
 forwarder_headers = ""  # else SCRIPT_NAME from 127.0.0.1 counts, which a proxy may forward
-on_starting = gunicorn_worker.check_settings
+
+
+def on_starting(arbiter: Any) -> None:
+    """Stop the startup with a one-line error for settings that the worker does not support."""
+    if arbiter.cfg.workers < 1:
+        raise SystemExit("WEB_CONCURRENCY or --workers must be 1 or more.")
+    if arbiter.cfg.is_ssl or "h2" in arbiter.cfg.http_protocols:
+        raise SystemExit("TLS and HTTP/2 need a proxy: remove --certfile and --http-protocols.")
 
 
 def when_ready(arbiter: Any) -> None:
