@@ -1,11 +1,11 @@
-"""A gunicorn worker for any WSGI app, with which no client keeps the others waiting.
+"""A gunicorn worker for any WSGI app, whose slow or greedy clients cannot keep others waiting.
 
-It is GeventWorker with its own `run`, which gunicorn documents overriding. Six other things that it
-relies on are not documented; tests/test_worker.py fails if one of them changes:
+It is GeventWorker with its own `run`, which gunicorn documents overriding. It also relies on six
+things that are not documented; tests/test_worker.py fails if one of them changes:
 
-- AsyncWorker.handle uses the listener only for its address (Worker.serve).
-- It calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders (Client.recv_head).
-- It calls handle_request for each request; StopIteration closes the connection (handle_request).
+- `sockets` are gevent's; AsyncWorker.handle only asks them for their address (Worker.serve).
+- handle calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders (Client.recv_head).
+- handle passes each request to handle_request, and closes the connection after StopIteration.
 - Once `alive` is false, each response closes its connection (Worker.run).
 - request.body is what the app left unread, and its reader limits the trailers (handle_request).
 - gevent's sendall calls `send` (Client.send), and `_sock` is the real socket (Client.end).
@@ -32,14 +32,13 @@ SWEEP = 0.1  # seconds between two checks of the deadlines
 LOG_INTERVAL = 10  # seconds between two warnings of a kind
 YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would pass over those with new data
 MAX_HEAD = 2**16  # bytes of request headers; the load balancers of AWS and Azure forward no more
-HEAD_RATE = 2**22  # bytes per second, see recv_head
-MAX_REST = 2**22  # bytes of a body that are read for the app, to keep its connection open
-READ_SIZE = 2**16  # bytes of a body that are read at once
-SEND_BUFFER = 2**15  # bytes of a response that the kernel stores, which doubles this
+HEAD_RATE = 2**22  # bytes per second: how fast recv_head expects headers to arrive
+MAX_REST = 2**22  # bytes of a body that are read if the app did not, to keep its connection open
+READ_SIZE = 2**16  # bytes of a body per recv
+SEND_BUFFER = 2**15  # bytes, doubled by Linux: what the kernel stores of an unread response
 
 # The phases of a connection. IDLE: nothing of a request has arrived. LINGER: its response is sent.
 IDLE, HEAD, BODY, RESPONSE, LINGER = range(5)
-IN_FLIGHT = {BODY, RESPONSE}
 EVICTED = "evicted for a new connection"
 TIMED_OUT = {
     HEAD: f"request headers not complete within {HEAD_TIMEOUT} s",
@@ -80,8 +79,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def accept(self, listener: Any) -> None:
         """Serve each new connection in a greenlet of its own, until the worker stops.
 
-        An event-loop iteration accepts only one, to share them with the other workers, and one more
-        per 16 that are open, because these make iterations longer.
+        An event-loop iteration accepts one connection, so that other workers get their share, plus
+        one per 16 that are open, because these make iterations longer.
         """
         listener.settimeout(SWEEP)  # to notice when the worker stops
         while self.alive:
@@ -94,14 +93,14 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                 sleep(SWEEP)
             sleep(YIELD)
         listener.setblocking(False)
-        with suppress(OSError):  # until the backlog is empty, which close would reset
+        with suppress(OSError):  # until the backlog is empty: close would reset its connections
             while True:
                 self.pool.spawn(self.serve, *listener.accept())
         listener.close()
 
     def serve(self, accepted: Any, address: Any) -> None:
         if self.pool.free_count() <= self.pool.size // 16:
-            sleep(YIELD)  # first, connections whose request has arrived leave the phase IDLE
+            sleep(YIELD)  # clients whose request has arrived are no longer IDLE after this
             self.evict()
         client = Client(fileno=accepted.detach())
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
@@ -120,14 +119,14 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.deadline = math.inf  # until the app reads or responds
         request.body.reader.limit_trailer_section = MAX_HEAD
         super().handle_request(name, request, client, address)
-        if client.ended:  # but has pipelined another request
+        if client.ended:  # even if it has pipelined another request
             raise StopIteration
         client.begin(LINGER, READ_TIMEOUT)
         try:
             for _ in range(MAX_REST // READ_SIZE):
                 if not request.body.read(READ_SIZE):
                     break
-            else:
+            else:  # the body is longer
                 raise StopIteration
         except ParseException as error:  # a malformed chunk
             raise StopIteration from error
@@ -155,18 +154,18 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         self.dropped.clear()
 
     def evict(self) -> None:
-        """End the client whose deadline is next, but a request in flight only if there is no other.
+        """End the client with the next deadline, preferably one without a request in flight.
 
-        A request is spared while the app works on it.
+        Clients without a deadline wait for the app, and are spared.
         """
         pending = [client for client in self.clients if client.deadline < math.inf]
         if pending:
             self.dropped[EVICTED] += 1
-            min(pending, key=lambda client: (client.phase in IN_FLIGHT, client.deadline)).end()
+            min(pending, key=Client.eviction_order).end()
 
 
 class Client(socket.socket):  # type: ignore[misc]
-    """A client's connection. Its deadline is infinite while no recv or send is pending."""
+    """A client's connection. The deadline is of the pending recv or send, otherwise infinite."""
 
     ended = False
 
@@ -174,6 +173,9 @@ class Client(socket.socket):  # type: ignore[misc]
         self.phase = phase
         self.limit = self.deadline = monotonic() + timeout
         self.head_size = 0
+
+    def eviction_order(self) -> tuple[bool, float]:
+        return self.phase in (BODY, RESPONSE), self.deadline
 
     def recv(self, size: int) -> bytes:
         if self.phase in (IDLE, HEAD):
@@ -191,8 +193,8 @@ class Client(socket.socket):  # type: ignore[misc]
     def recv_head(self, size: int) -> bytes:
         """Receive a part of a request's headers, or raise LimitRequestHeaders.
 
-        gunicorn searches all headers again after each part. The longer they already are, the longer
-        this waits, so that the next part is larger.
+        gunicorn searches all headers again after each part. So the longer they already are, the
+        longer this waits for the next part to grow.
         """
         if self.head_size == MAX_HEAD:
             raise LimitRequestHeaders(f"the headers are longer than {MAX_HEAD} bytes")
