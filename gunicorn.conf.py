@@ -22,7 +22,7 @@ import gunicorn_worker
 import settings
 
 bind = settings.bind_addresses(settings.port())
-worker_class = "gunicorn_worker.Worker"
+worker_class = gunicorn_worker.Worker
 workers = int(os.environ.get("WEB_CONCURRENCY", joblib.cpu_count()))  # CPUs by affinity and quota
 preload_app = True  # workers share the app's memory, and a model that fails to load stops startup
 # gunicorn's control socket is a file, which a read-only disk does not allow, and all services of
@@ -51,9 +51,16 @@ secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
 # Once enabled with --access-logfile: client, time, request, status, bytes, seconds, request ID.
 access_log_format = '%(h)s %(t)s "%(r)s" %(s)s %(B)s %(L)s %({x-request-id}i)s'
-on_starting = gunicorn_worker.check_settings
 
-FROZEN = 5  # seconds; the arbiter looks for hung workers about once a second
+FROZEN = 5  # seconds; the arbiter checks for hung workers about once per second
+
+
+def on_starting(arbiter: Any) -> None:
+    """Fail with a one-line error for settings that the worker does not support."""
+    if arbiter.cfg.workers < 1:
+        raise SystemExit("WEB_CONCURRENCY or --workers must be 1 or more.")
+    if arbiter.cfg.is_ssl or "h2" in arbiter.cfg.http_protocols:
+        raise SystemExit("TLS and HTTP/2 need a proxy: remove --certfile and --http-protocols.")
 
 
 def when_ready(arbiter: Any) -> None:
@@ -72,15 +79,15 @@ def forgive_freezes(arbiter: Any) -> None:
     than `timeout`. A gap in the arbiter's own clock shows this, and gives them time for a new one.
     """
     kill_hung_workers = arbiter.murder_workers
-    last_look = time.monotonic()
+    last_check = time.monotonic()
 
     def kill_hung_workers_unless_frozen() -> None:
-        nonlocal last_look
+        nonlocal last_check
         now = time.monotonic()
-        if now > last_look + FROZEN:
+        if now > last_check + FROZEN:
             for worker in arbiter.WORKERS.values():
                 worker.tmp.notify()
-        last_look = now
+        last_check = now
         kill_hung_workers()
 
     arbiter.murder_workers = kill_hung_workers_unless_frozen

@@ -1,45 +1,43 @@
-"""A gunicorn worker that does not let slow or greedy clients keep others waiting.
+"""A gunicorn worker for any WSGI app, whose slow or greedy clients cannot keep others waiting.
 
-It serves any WSGI app. It is GeventWorker with another `run`, which gunicorn documents overriding,
-and relies on six things that are not documented. tests/test_worker.py fails if one changes:
+It is GeventWorker with its own `run`, which gunicorn documents overriding. It also relies on six
+things that are not documented; tests/test_worker.py fails if one of them changes:
 
-- AsyncWorker.handle uses the listener only for its address (Worker.serve).
-- It receives a head inside timeout_ctx, and answers LimitRequestHeaders with 431 (Client.recv).
-- It calls handle_request for each request; StopIteration closes the connection (handle_request).
-- A response closes its connection if `alive` is false (Worker.run).
-- request.body holds the unread body, and its reader limits the trailers (handle_request).
+- `sockets` are gevent's; AsyncWorker.handle only asks them for their address (Worker.serve).
+- handle calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders (Client.recv_head).
+- handle passes each request to handle_request, and closes the connection after StopIteration.
+- Once `alive` is false, each response closes its connection (Worker.run).
+- request.body is what the app left unread, and its reader limits the trailers (handle_request).
 - gevent's sendall calls `send` (Client.send), and `_sock` is the real socket (Client.end).
 """
 
 import math
-import socket
 import struct
 from collections import Counter
 from contextlib import nullcontext, suppress
-from itertools import chain
 from time import monotonic
 from typing import Any
 
-import gevent.socket
+from gevent import sleep, socket
 from gevent.pool import Group, Pool
 from gunicorn.http.errors import LimitRequestHeaders, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
-HEAD_TIMEOUT = 10  # seconds for the first byte on a connection, then for a request's headers
-READ_TIMEOUT = 60  # seconds for the body of a request
-SEND_TIMEOUT = 60  # seconds for the response
+HEAD_TIMEOUT = 10  # seconds until a new connection sends something, then for a request's headers
+READ_TIMEOUT = 60  # seconds for a request's body; a larger body limit needs more
+SEND_TIMEOUT = 60  # seconds for a response
 STALL_TIMEOUT = 10  # seconds without progress in either
 STOP_DELAY = 0.5  # seconds until a stopping worker closes idle connections
-SWEEP = 0.1  # seconds between checks of the deadlines
-LOG_INTERVAL = 10  # seconds between warnings of the same kind
-YIELD = 1e-9  # seconds, to let other greenlets run; sleep(0) would pass over those with new data
-MAX_HEAD = 2**16  # bytes; the load balancers of AWS and Azure forward no more
-HEAD_RATE = 2**22  # bytes per second: how long the next part of a head may grow
-MAX_REST = 2**22  # bytes of a body that are read after the response to keep the connection open
-READ_SIZE = 2**16  # bytes of a body that are received at once
+SWEEP = 0.1  # seconds between two checks of the deadlines
+LOG_INTERVAL = 10  # seconds between two warnings of a kind
+YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would pass over those with new data
+MAX_HEAD = 2**16  # bytes of request headers; the load balancers of AWS and Azure forward no more
+HEAD_RATE = 2**22  # bytes per second: how fast recv_head expects headers to arrive
+MAX_REST = 2**22  # bytes of a body that are read if the app did not, to keep its connection open
+READ_SIZE = 2**16  # bytes of a body per recv
 SEND_BUFFER = 2**15  # bytes, doubled by Linux: what the kernel stores of an unread response
 
-# What a connection is used for. IDLE: none of the next request has arrived. LINGER: see close.
+# The phases of a connection. IDLE: nothing of a request has arrived. LINGER: its response is sent.
 IDLE, HEAD, BODY, RESPONSE, LINGER = range(5)
 EVICTED = "evicted for a new connection"
 TIMED_OUT = {
@@ -49,28 +47,15 @@ TIMED_OUT = {
 }
 
 
-def check_settings(arbiter: Any) -> None:
-    """Raise SystemExit for settings that Worker does not support: gunicorn's hook on_starting."""
-    if arbiter.cfg.workers < 1:
-        raise SystemExit("WEB_CONCURRENCY or --workers must be 1 or more.")
-    if arbiter.cfg.is_ssl or "h2" in arbiter.cfg.http_protocols:
-        raise SystemExit("TLS and HTTP/2 need a proxy: remove --certfile and --http-protocols.")
-
-
 class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no types
-    """A GeventWorker that enforces deadlines, and evicts the oldest connections for new ones.
-
-    Each connection is in one of two dicts, used as ordered sets: in `busy` from the end of a
-    request's headers to the end of the response, otherwise in `waiting`.
-    """
+    """A GeventWorker that enforces a deadline on each client, and evicts clients for new ones."""
 
     timeout_ctx = nullcontext  # gunicorn's would drop a request that is just arriving
 
     def run(self) -> None:
-        """Serve until the worker is told to stop, then finish what is queued or in flight."""
-        self.waiting: dict[Client, None] = {}
-        self.busy: dict[Client, None] = {}
-        self.dropped: Counter[str] = Counter()  # connections by reason, since the last warning
+        """Serve until the worker is told to stop, then finish what is in flight or queued."""
+        self.clients: set[Client] = set()
+        self.dropped: Counter[str] = Counter()  # connections since the last warning, by reason
         self.next_warning = 0.0
         self.pool = Pool(self.worker_connections)
         accepting = Group()
@@ -78,35 +63,35 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             accepting.spawn(self.accept, listener)
         while self.alive:
             self.sweep()
-            gevent.sleep(SWEEP)
+            sleep(SWEEP)
         stopped = monotonic()
         while (accepting or self.pool) and monotonic() < stopped + self.cfg.graceful_timeout:
+            self.sweep()
+            sleep(SWEEP)
             if monotonic() > stopped + STOP_DELAY:
-                for client in self.waiting:
+                for client in self.clients:
                     if client.phase in (IDLE, LINGER):
                         client.end()
-            self.sweep()
-            gevent.sleep(SWEEP)
         self.log_dropped()
         if self.pool:
             self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
 
     def accept(self, listener: Any) -> None:
-        """Serve each new connection in a greenlet, until the worker stops.
+        """Serve each new connection in a greenlet of its own, until the worker stops.
 
-        An event-loop iteration accepts one connection, so that other workers get their share, and
-        one more per 16 that are open, because these make iterations longer.
+        An event-loop iteration accepts one connection, so that other workers get their share, plus
+        one per 16 that are open, because these make iterations longer.
         """
-        listener.settimeout(SWEEP)  # to notice that the worker stops
+        listener.settimeout(SWEEP)  # to notice when the worker stops
         while self.alive:
             try:
                 for _ in range(1 + len(self.pool) // 16):
                     self.pool.spawn(self.serve, *listener.accept())  # waits for a free slot
-            except TimeoutError:  # there is no new connection
+            except TimeoutError:  # no new connection
                 continue
-            except OSError:  # there is no free file descriptor
-                gevent.sleep(SWEEP)
-            gevent.sleep(YIELD)
+            except OSError:  # no free file descriptor
+                sleep(SWEEP)
+            sleep(YIELD)
         listener.setblocking(False)
         with suppress(OSError):  # until the backlog is empty: close would reset its connections
             while True:
@@ -114,57 +99,50 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         listener.close()
 
     def serve(self, accepted: Any, address: Any) -> None:
-        """Serve a connection until it is closed."""
         if self.pool.free_count() <= self.pool.size // 16:
-            gevent.sleep(YIELD)  # connections with a new request become busy
+            sleep(YIELD)  # clients whose request has arrived are no longer IDLE after this
             self.evict()
         client = Client(fileno=accepted.detach())
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         client.begin(IDLE, HEAD_TIMEOUT)
-        self.waiting[client] = None
-        if isinstance(address, tuple):  # not on a Unix socket
+        self.clients.add(client)
+        if isinstance(address, tuple):  # not a Unix socket's
             address = (address[0].removeprefix("::ffff:"), address[1])
         try:
             self.handle(client, client, address)  # the listener may be closed by now
         finally:
-            del self.waiting[client]
+            self.clients.remove(client)
 
     def handle_request(self, name: Any, request: Any, client: "Client", address: Any) -> None:
-        """Serve a request, and read the rest of its body, which precedes the next request."""
-        del self.waiting[client]
-        self.busy[client] = None
+        """Serve a request, then read the rest of its body, which precedes the next request."""
         client.begin(BODY, READ_TIMEOUT)
-        client.deadline = math.inf  # until the app reads
+        client.deadline = math.inf  # until the app reads or responds
         request.body.reader.limit_trailer_section = MAX_HEAD
-        try:
-            super().handle_request(name, request, client, address)
-        finally:
-            del self.busy[client]
-            self.waiting[client] = None
-        if client.ended:  # whoever pipelines requests would go on
+        super().handle_request(name, request, client, address)
+        if client.ended:  # even if it has pipelined another request
             raise StopIteration
         client.begin(LINGER, READ_TIMEOUT)
         try:
             for _ in range(MAX_REST // READ_SIZE):
                 if not request.body.read(READ_SIZE):
                     break
-            else:
+            else:  # the body is longer
                 raise StopIteration
         except ParseException as error:  # a malformed chunk
             raise StopIteration from error
         client.begin(IDLE, self.cfg.keepalive)
-        gevent.sleep(YIELD)
+        sleep(YIELD)
 
     def sweep(self) -> None:
-        """Tell the arbiter that the worker is alive, enforce the deadlines and log the drops."""
+        """Enforce the deadlines and log the drops, without switching to another greenlet."""
         self.notify()
         now = monotonic()
-        for client in chain(self.waiting, self.busy):
+        for client in self.clients:
             if client.deadline < now:
                 if client.phase in TIMED_OUT:
                     self.dropped[TIMED_OUT[client.phase]] += 1
                 client.end()
-        if self.pool.full():  # so `accept` waits, and `serve` cannot evict
+        if self.pool.full():  # then `serve` is not called
             self.evict()
         if self.dropped and now > self.next_warning:
             self.log_dropped()
@@ -176,16 +154,18 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         self.dropped.clear()
 
     def evict(self) -> None:
-        """End the oldest waiting connection, or else the oldest request that awaits its client."""
-        for client in chain(self.waiting, self.busy):
-            if client.deadline < math.inf and not client.ended:
-                self.dropped[EVICTED] += 1
-                client.end()
-                return
+        """End the client with the next deadline, preferably one without a request in flight.
+
+        Clients without a deadline wait for the app, and are spared.
+        """
+        pending = [client for client in self.clients if client.deadline < math.inf]
+        if pending:
+            self.dropped[EVICTED] += 1
+            min(pending, key=Client.eviction_order).end()
 
 
-class Client(gevent.socket.socket):  # type: ignore[misc]
-    """A client's connection, with a deadline for the pending recv or send, if there is one."""
+class Client(socket.socket):  # type: ignore[misc]
+    """A client's connection. The deadline is of the pending recv or send, otherwise infinite."""
 
     ended = False
 
@@ -194,28 +174,32 @@ class Client(gevent.socket.socket):  # type: ignore[misc]
         self.limit = self.deadline = monotonic() + timeout
         self.head_size = 0
 
+    def eviction_order(self) -> tuple[bool, float]:
+        return self.phase in (BODY, RESPONSE), self.deadline
+
     def recv(self, size: int) -> bytes:
-        """Receive a part of a request's head, within its limits, or of its body."""
         if self.phase in (IDLE, HEAD):
             return self.recv_head(size)
-        if self.phase == RESPONSE:  # it was only 100 Continue, or the app reads while it sends
+        if self.phase == RESPONSE:  # so far 100 Continue, or the app reads and responds in turn
             self.begin(BODY, READ_TIMEOUT)
         self.deadline = min(self.limit, monotonic() + STALL_TIMEOUT)
-        data = super().recv(min(size, READ_SIZE))
+        size = min(size, READ_SIZE)
+        data = super().recv(size)
         self.deadline = math.inf
-        gevent.sleep(YIELD)
+        if len(data) == size:  # and more may have arrived
+            sleep(YIELD)
         return data
 
     def recv_head(self, size: int) -> bytes:
-        """Receive a part of a head, or raise LimitRequestHeaders if it is too long.
+        """Receive a part of a request's headers, or raise LimitRequestHeaders.
 
-        gunicorn searches the whole head again after each part, so the longer the head already is,
-        the more time the next part gets to grow.
+        gunicorn searches all headers again after each part. So the longer they already are, the
+        longer this waits for the next part to grow.
         """
         if self.head_size == MAX_HEAD:
-            raise LimitRequestHeaders(f"the head is longer than {MAX_HEAD} bytes")
+            raise LimitRequestHeaders(f"the headers are longer than {MAX_HEAD} bytes")
         if self.phase == HEAD:
-            gevent.sleep(self.head_size / HEAD_RATE)
+            sleep(self.head_size / HEAD_RATE)
         data = super().recv(min(size, MAX_HEAD - self.head_size))
         if self.phase == IDLE:
             self.begin(HEAD, HEAD_TIMEOUT)
@@ -223,7 +207,6 @@ class Client(gevent.socket.socket):  # type: ignore[misc]
         return data
 
     def send(self, *args: Any, **kwargs: Any) -> int:
-        """Send what the kernel's buffer has room for, waiting until it has some."""
         if self.phase != RESPONSE:
             self.begin(RESPONSE, SEND_TIMEOUT)
         self.deadline = min(self.limit, monotonic() + STALL_TIMEOUT)
@@ -232,9 +215,9 @@ class Client(gevent.socket.socket):  # type: ignore[misc]
         return sent
 
     def close(self) -> None:
-        """Read until the client closes the connection or times out, then close it.
+        """Linger until the client closes the connection, or a deadline passes.
 
-        Closing with unread data would reset it and lose the response (RFC 9112, section 9.6).
+        Closing it with unread data would reset it and lose the response (RFC 9112, section 9.6).
         """
         self.begin(LINGER, READ_TIMEOUT)
         with suppress(OSError):
@@ -244,11 +227,11 @@ class Client(gevent.socket.socket):  # type: ignore[misc]
         super().close()
 
     def end(self) -> None:
-        """Make a pending or later recv and send find the connection closed.
+        """Let a pending recv or send return, after which the connection is closed.
 
-        If it is idle, only for reading, so that a request that has just arrived is served. Else it
-        is reset: the kernel would keep an unread response for minutes. Not by gevent's shutdown,
-        which would abort a pending recv and lose its data.
+        An idle connection is only shut down for reading, because a request that has just arrived is
+        still served. Any other is reset: the kernel would store an unread response for minutes.
+        gevent's shutdown would abort a pending recv, and lose what has arrived.
         """
         self.ended = True
         self.deadline = math.inf

@@ -481,7 +481,7 @@ def test_configuration_works_from_another_folder(options: tuple[str, ...]) -> No
     command = (*ELSEWHERE, *GUNICORN, "-c", CONFIGURATION, *options, "run:app")
     with Service(*command) as service:
         assert service.request("POST", "/predict", BODY)[2] == RESPONSE
-    assert "Using worker: gunicorn_worker.Worker" in service.logged()
+    assert "Using worker: Worker" in service.logged()
     assert "WARNING" not in service.logged()
 
 
