@@ -64,10 +64,13 @@ def on_starting(arbiter: Any) -> None:
 
 
 def when_ready(arbiter: Any) -> None:
-    """Log the demo page's URL, and freeze what the workers share."""
+    """Log which model is served and the demo page's URL, and freeze what the workers share."""
+    import model  # run.py has loaded it by now
+
+    arbiter.log.info("%s", model.describe())
     for address in arbiter.cfg.address:
         if isinstance(address, tuple):  # a host and a port, not the path of a Unix socket
-            arbiter.log.info("The demo page: %s", settings.page_url(*address))
+            arbiter.log.info("Demo page: %s", settings.page_url(*address))
     gc.freeze()  # otherwise the garbage collector would copy 30 MB of it into each worker
     forgive_freezes(arbiter)
 
