@@ -438,12 +438,11 @@ import pandas as pd
 import requests
 
 url = "http://localhost:3000"
-info = requests.get(f"{{url}}/static/model-info.json").json()
-names = [feature["name"] for feature in info["features"]]
+names = list(requests.get(f"{{url}}/static/example.json").json())
 table = pd.read_csv("{schema.DATA}")
 samples = table[names]{null}
 classes = []
-for start in range(0, len(samples), {n_samples}):  # a body has room for this many
+for start in range(0, len(samples), {n_samples}):  # this many fit in a body
     batch = samples[start : start + {n_samples}].to_dict("records")
     response = requests.post(f"{{url}}/predict", json=batch)
     response.raise_for_status()
@@ -452,12 +451,11 @@ table["class"] = classes
 table.to_csv("predicted.csv", index=False)"""
     r = f"""\
 library(httr2) # and jsonlite
-url <- "http://localhost:3000"
-info <- resp_body_json(req_perform(request(paste0(url, "/static/model-info.json"))))
-names <- sapply(info$features, function(feature) feature$name)
+url <- request("http://localhost:3000")
+names <- names(resp_body_json(req_perform(req_url_path(url, "static/example.json"))))
 table <- read.csv("{schema.DATA}", check.names = FALSE)
 for (rows in split(seq_len(nrow(table)), (seq_len(nrow(table)) - 1) %/% {n_samples})) {{
-  batch <- request(paste0(url, "/predict")) |> req_body_json(table[rows, names]{null_in_r})
+  batch <- req_url_path(url, "predict") |> req_body_json(table[rows, names]{null_in_r})
   table[rows, "class"] <- unlist(resp_body_json(req_perform(batch))$return)
 }}
 write.csv(table, "predicted.csv", row.names = FALSE)"""
