@@ -162,7 +162,7 @@ def predict_proba(booster: xgboost.Booster, samples: Array) -> NDArray[np.float3
     if len(samples) == 0:  # XGBoost rejects an empty array
         return np.empty((0, len(CLASSES)), np.float32)
     probabilities = run_xgboost(booster, np.ascontiguousarray(samples))
-    if len(CLASSES) == 2:
+    if probabilities.shape[1] == 1:
         return np.hstack([1 - probabilities, probabilities])
     return probabilities
 
