@@ -34,6 +34,10 @@ def draft(path: Path, class_column: str) -> str:
     if class_column not in columns:
         raise SystemExit(f"{path} must have the column '{class_column}', not just {[*columns]}.")
     classes = sort_classes(columns.pop(class_column))
+    if "" in classes:
+        raise SystemExit(
+            f"{path}: column '{class_column}' must not have empty cells. Remove their lines."
+        )
     if len(classes) < 2:
         raise SystemExit(f"{path}: column '{class_column}' must have two or more classes.")
     json_names = {to_json_name(class_column).lower(): class_column}
@@ -95,10 +99,7 @@ def read_columns(path: Path) -> dict[str, list[str]]:
 
 def sort_classes(cells: list[str]) -> list[str]:
     """Return the different classes, by value if all are numbers."""
-    classes = set(cells)
-    if "" in classes:
-        raise SystemExit("A class must not be missing: remove the lines where it is empty.")
-    in_order = sorted(classes)
+    in_order = sorted(set(cells))
     try:
         return sorted(in_order, key=float)
     except ValueError:
