@@ -89,7 +89,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 FIELDS = read_fields(Sample)
 NAMES = [field.name for field in FIELDS]
 # What the texts for clients call a sample: "flower" for Flower, "house sale" for HouseSale.
-SAMPLE = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", Sample.__name__).lower()
+SAMPLE_NAME = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", Sample.__name__).lower()
 
 # Bytes in compact JSON: of samples, with the comma that separates two, and of probabilities.
 FRAME = len(msgspec.json.encode(dict.fromkeys(NAMES, 0))) - len(NAMES) + 1
@@ -133,7 +133,7 @@ class InvalidSamples(UnprocessableEntity):
     """The body is JSON, but neither a sample nor an array of samples."""
 
     def __init__(self, errors: list[dict[str, str]], more: bool) -> None:
-        description = f"Expected one {SAMPLE} or an array of them; see errors."
+        description = f"Expected one {SAMPLE_NAME} or an array of them; see errors."
         if more:
             description += f" There are more than these {MAX_ERRORS}."
         super().__init__(description)
@@ -195,7 +195,7 @@ def unknown_fields(values: dict[str, msgspec.Raw]) -> str:
     if not quoted:
         return ""
     noun = "fields" if "', '" in quoted else "field"
-    return f"; the {SAMPLE} has the unknown {noun} {quoted}"
+    return f"; the {SAMPLE_NAME} has the unknown {noun} {quoted}"
 
 
 def quote(value: msgspec.Raw) -> str:

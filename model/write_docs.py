@@ -26,7 +26,7 @@ from validation import (
     LONGEST_SAMPLE,
     MAX_ERRORS,
     NAMES,
-    SAMPLE,
+    SAMPLE_NAME,
 )
 
 Array = NDArray[Any]
@@ -107,7 +107,7 @@ def describe_api(service: ModuleType, example: Json, other: Json) -> Json:
     values = {
         "title": schema.TITLE,
         "description": schema.DESCRIPTION,
-        "sample": SAMPLE,
+        "sample": SAMPLE_NAME,
         "Sample": STRUCT,
         "classes": ", ".join(f"{index} {name}" for index, name in enumerate(CLASSES)),
         "max_length": format_bytes(reader.limit),
@@ -141,9 +141,10 @@ def add_examples(
     if "requestBody" not in operation:
         content["example"] = call(service, path, method=method).text
         return
+    many = f"An array with one object per {SAMPLE_NAME}"
     requests: dict[str, Json] = {
-        "one": {"summary": f"One {SAMPLE}", "value": example},
-        "many": {"summary": f"An array with one object per {SAMPLE}", "value": [example, other]},
+        "one": {"summary": f"One {SAMPLE_NAME}", "value": example},
+        "many": {"summary": many, "value": [example, other]},
     }
     operation["requestBody"]["content"]["application/json"]["examples"] = requests
     content["examples"] = {}
@@ -183,13 +184,13 @@ def format_bytes(length: int) -> str:
 
 POSTMAN_SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 POSTMAN_TEST = """\
-pm.test("The response has one result per sample", () => {
+pm.test("The response has classes, or probabilities that add up to 1", () => {
     pm.response.to.have.status(200);
-    if (pm.request.method === "GET") return;
-    const sent = JSON.parse(pm.request.body.raw);
-    const received = pm.response.json().return;
-    pm.expect(Array.isArray(received)).to.eql(Array.isArray(sent));
-    if (Array.isArray(sent)) pm.expect(received).to.have.lengthOf(sent.length);
+    if (!pm.response.headers.get("Content-Type").includes("json")) return;
+    for (const result of [].concat(pm.response.json().return)) {
+        if (typeof result === "string") pm.expect(result).to.match(/^[0-9]+$/);
+        else pm.expect(Object.values(result).reduce((a, b) => a + b)).to.be.closeTo(1, 1e-5);
+    }
 });"""
 
 
@@ -296,7 +297,7 @@ def model_info(
     return {
         "title": schema.TITLE,
         "description": schema.DESCRIPTION,
-        "sample": SAMPLE,
+        "sample": SAMPLE_NAME,
         "class": schema.CLASS,
         "features": features,
         "classes": CLASSES,
@@ -401,7 +402,7 @@ def usage_block(service: ModuleType, example: Json) -> str:
         many = " `-d @static/training-data.json` sends all of the training data."
     return "\n\n".join(
         [
-            f"`static/example.json` contains one {SAMPLE}:",
+            f"`static/example.json` contains one {SAMPLE_NAME}:",
             code("json", to_text(example).decode().rstrip()),
             f"The response, `{label}`, is its class: {', '.join(classes[:-1])} or {classes[-1]}. "
             f"An array of these objects gets an array of classes.{many} `/predict_proba` takes the "
@@ -477,11 +478,11 @@ def api_block(service: ModuleType, example: Json) -> str:
 | Request | Response |
 |---|---|
 | `GET /` | `hello!!`, while the service is up |
-| `POST /predict`, one {SAMPLE} | `{label}` |
+| `POST /predict`, one {SAMPLE_NAME} | `{label}` |
 | `POST /predict`, an array | `{labels}`, in the same order |
 | `POST /predict_proba`, either | `{{"return":{{{probabilities}}}}}`, or an array of these |
 
-A {SAMPLE} is a JSON object with {list_fields()}; other fields are ignored. Errors are
+A {SAMPLE_NAME} is a JSON object with {list_fields()}; other fields are ignored. Errors are
 `application/problem+json` (RFC 9457) and say what is wrong:
 
 | Status | Reason |

@@ -4,6 +4,7 @@ import pytest
 from flask.testing import FlaskClient
 
 import run
+from tests.browser import browser, other_origin, started_browser  # noqa: F401 (fixtures)
 from tests.service import Service
 
 

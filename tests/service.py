@@ -2,8 +2,8 @@
 
 import contextlib
 import http.client
-import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -16,19 +16,9 @@ from typing import Any, Self
 
 import pytest
 
-from tests.iris import FLOWER, LABEL
+from tests.samples import BODY, JSON, RESPONSE
 
 ROOT = Path(__file__).parents[1]
-(PICKLE,) = ROOT.glob("model/*.pgz")
-JSON = {"Content-Type": "application/json"}
-
-
-def answer_of(label: str) -> bytes:
-    """Return the body of the answer to a flower of a class."""
-    return b'{"return":"%b"}' % label.encode()
-
-
-ANSWER = answer_of(LABEL)  # to FLOWER
 
 # The tests' tools come from npm and PyPI, which put their programs here.
 NODE_MODULES = ROOT / "tests" / "node_modules"
@@ -48,6 +38,21 @@ def tool(name: str) -> str:
     if not Path(path).exists():
         (pytest.fail if "CI" in os.environ else pytest.skip)(f"{name} is not installed")
     return path
+
+
+def run_tool(*command: str | Path, cwd: Path = ROOT / "tests") -> str:
+    """Return what a program prints, and show it where the program fails."""
+    command = (tool(str(command[0])), *command[1:])
+    env = {**os.environ, "PATH": PATH}  # some of them call others
+    completed = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
+
+
+def node(program: str, *arguments: str | Path) -> str:
+    for package in re.findall('from "([^:]*?)"', program):
+        tool(package)
+    return run_tool("node", "--input-type=module", "--eval", program, *arguments)
 
 
 def free_port() -> int:
@@ -160,13 +165,12 @@ class Load:
 
     def run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        body = json.dumps(FLOWER)
         while not self.stopped.is_set():
             try:
-                connection.request("POST", "/predict", body, JSON)
+                connection.request("POST", "/predict", BODY, JSON)
                 response = connection.getresponse()
                 answer = response.status, response.read()
-                assert answer == (200, ANSWER), answer
+                assert answer == (200, RESPONSE), answer
                 self.answered += 1
             except (OSError, http.client.HTTPException, AssertionError) as failure:
                 self.failures.append(failure)

@@ -9,97 +9,33 @@ import pytest
 from flask.testing import FlaskClient
 
 import model
+import request_body
 import run
 import settings
-from request_body import SMALL
-from tests import iris
-from tests.iris import EXPECTED, FLOWER
-from tests.service import ANSWER, ROOT, answer_of
+from tests.samples import (
+    BODY,
+    CLASSES,
+    FIRST,
+    INVALID_JSON,
+    INVALID_SAMPLES,
+    LABEL,
+    LAST,
+    OTHER,
+    OTHER_LABEL,
+    OTHER_PROBABILITIES,
+    PREDICTIONS,
+    PROBABILITIES,
+    RESPONSE,
+    SAMPLE,
+    change,
+    to_label,
+    to_probabilities,
+    to_response,
+)
+from tests.service import ROOT
 
-FIRST, *_, LAST = FLOWER
-ONE = json.dumps(FLOWER)
-BOTH_ANSWERS = f'{{"return":["{iris.LABEL}","{iris.OTHER_LABEL}"]}}'.encode()
 LIMIT = run.app.config["MAX_CONTENT_LENGTH"]
-
-
-def changed(**fields: Any) -> bytes:
-    return json.dumps(FLOWER | fields).encode()
-
-
-def last(value: Any) -> bytes:
-    return changed(**{LAST: value})
-
-
-def raw(length: str) -> bytes:
-    """The flower's last length as it is written, which need not be JSON."""
-    return last("?").replace(b'"?"', length.encode())
-
-
-NOT_JSON = [
-    b"",
-    b" ",
-    b"hello",
-    b"{",
-    ONE[:-1].encode(),
-    f"[{ONE},]".encode(),
-    f"{ONE}x".encode(),
-    f"{ONE}{ONE}".encode(),
-    ONE.encode("utf-16"),
-    b"\xef\xbb\xbf" * 2 + ONE.encode(),
-    changed(note="ü").replace(b"\\u00fc", b"\xfc"),
-    b'{"\xff": 1, ' + ONE[1:].encode(),
-    raw("NaN"),
-    raw("-Infinity"),
-    raw("01.8"),
-    raw("1."),
-    raw("+1.8"),
-    raw("0x1"),
-    b"'{}'",
-    b"NaN",
-    b"1]",
-    b'"a" b',
-    b"nullx",
-    b"4{",
-    b"123\0",
-    b"[" * 800_000,
-    b"[" * 400_000 + b"]" * 400_000,
-    b'{"a":' * 150_000,
-    b'{"note": ' + b"[" * 400_000 + b"]" * 400_000 + b", " + ONE[1:].encode(),
-    b'{"%b": "long", "note": ' % FIRST.encode() + b"[" * 400_000 + b"]" * 400_000 + b"}",
-    b'{"%b": "long", and so on' % FIRST.encode(),
-]
-
-WRONG = [
-    (b"{}", [(f"/{name}", f"{EXPECTED}nothing") for name in FLOWER]),
-    (b"5", [("", "expected an object, got 5")]),
-    (b"null", [("", "expected an object, got null")]),
-    (b'"{}"', [("", 'expected an object, got "{}"')]),
-    (f"[{ONE}, 1, [], null]".encode(), [
-        ("/1", "expected an object, got 1"),
-        ("/2", "expected an object, got []"),
-        ("/3", "expected an object, got null"),
-    ]),
-    (last(None), [(f"/{LAST}", f"{EXPECTED}null")]),
-    (last("1.8"), [(f"/{LAST}", f'{EXPECTED}"1.8"')]),
-    (last(True), [(f"/{LAST}", f"{EXPECTED}true")]),
-    (last([1.8]), [(f"/{LAST}", f"{EXPECTED}[1.8]")]),
-    (last({}), [(f"/{LAST}", f"{EXPECTED}{{}}")]),
-    (last(iris.TOO_SMALL), [(f"/{LAST}", f"{EXPECTED}{iris.TOO_SMALL}")]),
-    (last(iris.TOO_GREAT), [(f"/{LAST}", f"{EXPECTED}{iris.TOO_GREAT}")]),
-    (raw("1e39"), [(f"/{LAST}", f"{EXPECTED}1e39")]),
-    (raw("1e400"), [(f"/{LAST}", f"{EXPECTED}1e400")]),
-    (raw("9" * 5000), [(f"/{LAST}", f"{EXPECTED}{'9' * 40}")]),
-    (changed(**{FIRST: -1_000_000, LAST: "ü"}), [
-        (f"/{FIRST}", f"{EXPECTED}-1000000"),
-        (f"/{LAST}", f'{EXPECTED}"\\u00fc"'),
-    ]),
-    (json.dumps([FLOWER] * 17 + [FLOWER | {LAST: ""}]).encode(), [
-        (f"/17/{LAST}", f'{EXPECTED}""'),
-    ]),
-    (b'{"%b": true, ' % LAST.encode() + ONE[1:].encode(), [
-        ("", f"Expected `float`, got `bool` - at `$.{LAST}`"),
-    ]),
-]  # fmt: skip
+SMALL = run.body_reader.small
 
 
 def assert_is_problem(response: Any, status: int) -> dict[str, Any]:
@@ -113,74 +49,94 @@ def assert_is_problem(response: Any, status: int) -> dict[str, Any]:
     return problem
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_the_health_check_says_hello(client: FlaskClient, method: str) -> None:
+@pytest.mark.parametrize(("method", "text"), [("GET", "hello!!"), ("HEAD", "")])
+def test_health_check_says_hello(client: FlaskClient, method: str, text: str) -> None:
     response = client.open("/", method=method)
-    assert (response.status_code, response.text) == (200, "hello!!" if method == "GET" else "")
+    assert (response.status_code, response.text) == (200, text)
 
 
-@pytest.mark.parametrize(
-    ("body", "answer"),
-    [
-        (ONE.encode(), ANSWER),
-        (f"[{ONE}, {json.dumps(iris.OTHER)}]".encode(), BOTH_ANSWERS),
-        (b"[]", b'{"return":[]}'),
-        *((last(limit), answer_of(label)) for limit, label in iris.LABELS_AT_LIMITS.items()),
-        (last(-0.0), answer_of(iris.LABELS_AT_LIMITS[0])),
-        (changed(note={"deep": [["ü"]]}, **{f"{FIRST}InMm": 59}), ANSWER),
-        (b" \r\n\t" + ONE.encode() + b"\n", ANSWER),
-        (b"\xef\xbb\xbf" + ONE.encode(), ANSWER),  # as Windows PowerShell writes it
-    ],
-)
-def test_flowers_have_their_classes(client: FlaskClient, body: bytes, answer: bytes) -> None:
+BODIES = {
+    "one": (BODY, RESPONSE),
+    "array": (b"[%b, %b]" % (BODY, json.dumps(OTHER).encode()), to_response(LABEL, OTHER_LABEL)),
+    "empty-array": (b"[]", b'{"return":[]}'),
+    "unknown-fields": (change(note={"deep": [["ü"]]}, **{f"{FIRST}InMm": 59}), RESPONSE),
+    "whitespace": (b" \r\n\t" + BODY + b"\n", RESPONSE),
+    "byte-order-mark": (b"\xef\xbb\xbf" + BODY, RESPONSE),  # as Windows PowerShell writes it
+}
+
+
+@pytest.mark.parametrize(("body", "expected"), BODIES.values(), ids=BODIES)
+def test_predict_returns_classes(client: FlaskClient, body: bytes, expected: bytes) -> None:
     response = client.post("/predict", data=body, content_type="application/json")
-    assert (response.status_code, response.data) == (200, answer)
+    assert (response.status_code, response.data) == (200, expected)
     assert response.content_type == "application/json"
 
 
-def test_flowers_have_their_probabilities(client: FlaskClient) -> None:
-    one = client.post("/predict_proba", json=FLOWER).json
-    many = client.post("/predict_proba", json=[iris.OTHER, FLOWER]).json
-    assert list(one["return"]) == list(iris.PROBABILITIES)
-    assert one["return"] == pytest.approx(iris.PROBABILITIES, abs=1e-6)
-    assert many["return"][1] == one["return"]
-    assert many["return"][0] == pytest.approx(iris.OTHER_PROBABILITIES, abs=1e-6)
+def test_predict_returns_plain_xgboosts_classes(client: FlaskClient) -> None:
+    expected = [to_label(prediction) for prediction in PREDICTIONS]
+    samples = [prediction["sample"] for prediction in PREDICTIONS]
+    assert client.post("/predict", json=samples).json["return"] == expected
+    for sample, label in zip(samples, expected, strict=True):
+        assert client.post("/predict", json=sample).json == {"return": label}
+
+
+def test_predict_proba_returns_plain_xgboosts_probabilities(client: FlaskClient) -> None:
+    samples = [prediction["sample"] for prediction in PREDICTIONS]
+    returned = client.post("/predict_proba", json=samples).json["return"]
+    for probabilities, prediction in zip(returned, PREDICTIONS, strict=True):
+        assert list(probabilities) == list(CLASSES)
+        assert probabilities == pytest.approx(to_probabilities(prediction), abs=1e-6)
+    for sample, probabilities in zip(samples, returned, strict=True):
+        assert client.post("/predict_proba", json=sample).json == {"return": probabilities}
+
+
+def test_predict_proba_returns_an_array_in_order(client: FlaskClient) -> None:
+    many = client.post("/predict_proba", json=[OTHER, SAMPLE]).json["return"]
+    assert many[0] == pytest.approx(OTHER_PROBABILITIES, abs=1e-6)
+    assert many[1] == pytest.approx(PROBABILITIES, abs=1e-6)
     assert client.post("/predict_proba", json=[]).json == {"return": []}
 
 
-def test_the_whole_dataset_is_one_request(client: FlaskClient) -> None:
-    flowers = json.loads((ROOT / "static" / iris.DATA).read_text())
-    assert len(flowers) == iris.SIZE
-    species = [flower["species"] for flower in flowers]
-    classes = client.post("/predict", json=flowers).json["return"]
-    wrong = [i for i in range(iris.SIZE) if model.SPECIES[int(classes[i])] != species[i]]
-    assert wrong == iris.WRONG_ANSWERS
-
-
 @pytest.mark.parametrize("path", ["/predict", "/predict_proba"])
-@pytest.mark.parametrize("body", NOT_JSON, ids=lambda body: repr(body[:30]))
-def test_what_is_not_json_is_refused(client: FlaskClient, path: str, body: bytes) -> None:
+@pytest.mark.parametrize("body", INVALID_JSON.values(), ids=INVALID_JSON)
+def test_invalid_json_returns_400(client: FlaskClient, path: str, body: bytes) -> None:
     response = client.post(path, data=body, content_type="application/json")
     problem = assert_is_problem(response, 400)
     assert problem["detail"].startswith("The body is not JSON in UTF-8: ")
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"a": NaN}', "found NaN at /a (byte 6)"),
+        (b'[{"a": 1}, {"b/c": -Infinity}]', "found Infinity at /1/b~1c (byte 20)"),
+        (b'[{"a": NaN}]', "found NaN at /0/a (byte 7)"),
+        (b"[1, NaN]", "found NaN (byte 4)"),
+        (b'{"note": {"a": NaN}}', "found NaN (byte 15)"),
+        (b'[{"a": 1, "note": {"b": NaN}}]', "found NaN (byte 24)"),
+        (b"NaN", "found NaN (byte 0)"),
+    ],
+    ids=["sample", "second-sample", "first-sample", "array", "note", "note-in-array", "alone"],
+)
+def test_nan_is_located(client: FlaskClient, body: bytes, reason: str) -> None:
+    response = client.post("/predict", data=body, content_type="application/json")
+    problem = assert_is_problem(response, 400)
+    assert problem["detail"] == f"The body is not JSON in UTF-8: {reason}."
+
+
 @pytest.mark.parametrize("path", ["/predict", "/predict_proba"])
-@pytest.mark.parametrize(("body", "errors"), WRONG, ids=lambda case: repr(case[:30]))
-def test_every_wrong_field_is_named(
-    client: FlaskClient, path: str, body: bytes, errors: list[tuple[str, str]]
+@pytest.mark.parametrize(("body", "errors"), INVALID_SAMPLES.values(), ids=INVALID_SAMPLES)
+def test_invalid_samples_return_422_with_each_error(
+    client: FlaskClient, path: str, body: bytes, errors: list[dict[str, str]]
 ) -> None:
     response = client.post(path, data=body, content_type="application/json")
-    problem = assert_is_problem(response, 422)
-    assert problem["errors"] == [
-        {"pointer": pointer, "detail": detail} for pointer, detail in errors
-    ]
+    assert assert_is_problem(response, 422)["errors"] == errors
 
 
 @pytest.mark.parametrize(("wrong", "more"), [(100, False), (101, True)])
-def test_errors_are_named_up_to_a_hundred(client: FlaskClient, wrong: int, more: bool) -> None:
-    flowers = [FLOWER | {LAST: None}] * wrong
-    problem = assert_is_problem(client.post("/predict", json=flowers), 422)
+def test_errors_are_listed_up_to_a_hundred(client: FlaskClient, wrong: int, more: bool) -> None:
+    samples = [SAMPLE | {LAST: ""}] * wrong
+    problem = assert_is_problem(client.post("/predict", json=samples), 422)
     assert len(problem["errors"]) == 100
     assert problem["errors"][-1]["pointer"] == f"/99/{LAST}"
     assert ("There are more than these 100." in problem["detail"]) == more
@@ -189,10 +145,8 @@ def test_errors_are_named_up_to_a_hundred(client: FlaskClient, wrong: int, more:
 @pytest.mark.parametrize(
     "content_type", [None, "", "text/plain", "application/x-www-form-urlencoded"]
 )
-def test_another_content_type_says_which_to_send(
-    client: FlaskClient, content_type: str | None
-) -> None:
-    response = client.post("/predict", data=ONE, content_type=content_type)
+def test_other_content_type_returns_415(client: FlaskClient, content_type: str | None) -> None:
+    response = client.post("/predict", data=BODY, content_type=content_type)
     problem = assert_is_problem(response, 415)
     assert "Content-Type: application/json" in problem["detail"]
 
@@ -200,16 +154,16 @@ def test_another_content_type_says_which_to_send(
 @pytest.mark.parametrize(
     "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/ld+json"]
 )
-def test_json_may_say_more_of_itself(client: FlaskClient, content_type: str) -> None:
-    assert client.post("/predict", data=ONE, content_type=content_type).data == ANSWER
+def test_json_content_type_variants_are_accepted(client: FlaskClient, content_type: str) -> None:
+    assert client.post("/predict", data=BODY, content_type=content_type).data == RESPONSE
 
 
 @pytest.mark.parametrize(
     "path", ["/nowhere", "/predict/", "/static/nothing.html", "/static/../run.py"]
 )
-def test_an_unknown_path_is_not_found(client: FlaskClient, path: str) -> None:
+def test_unknown_path_returns_404(client: FlaskClient, path: str) -> None:
     assert_is_problem(client.get(path), 404)
-    assert_is_problem(client.post(path, json=FLOWER), 404 if "static" not in path else 405)
+    assert_is_problem(client.post(path, json=SAMPLE), 404 if "static" not in path else 405)
 
 
 @pytest.mark.parametrize(
@@ -220,18 +174,22 @@ def test_an_unknown_path_is_not_found(client: FlaskClient, path: str) -> None:
         ("POST", "/", {"GET", "HEAD", "OPTIONS"}),
     ],
 )
-def test_a_wrong_method_says_what_is_allowed(
+def test_wrong_method_returns_405_with_allowed_methods(
     client: FlaskClient, method: str, path: str, allowed: set[str]
 ) -> None:
     response = client.open(path, method=method)
-    assert_is_problem(response, 405)
+    problem = assert_is_problem(response, 405)
     assert response.allow.as_set() == {method.lower() for method in allowed}
+    assert problem["detail"] == (
+        f"{path} allows {', '.join(sorted(allowed))}, not {method}. See the demo page at "
+        "/static/index.html or the OpenAPI description at /static/openapi.json."
+    )
 
 
-def test_a_body_up_to_the_limit_is_read(client: FlaskClient) -> None:
-    full = ONE.ljust(LIMIT)
+def test_body_over_the_limit_returns_413(client: FlaskClient) -> None:
+    full = BODY.ljust(LIMIT)
     assert client.post("/predict", data=full, content_type="application/json").status_code == 200
-    response = client.post("/predict", data=full + " ", content_type="application/json")
+    response = client.post("/predict", data=full + b" ", content_type="application/json")
     assert assert_is_problem(response, 413)["detail"] == f"The body is longer than {LIMIT} bytes."
 
 
@@ -243,13 +201,11 @@ class Broken(io.BytesIO):
 @pytest.mark.parametrize(
     ("stream", "detail"),
     [
-        (io.BytesIO(ONE.encode()), f"The body ends after {len(ONE)} of the 1000 bytes announced."),
+        (io.BytesIO(BODY), f"The body ends after {len(BODY)} of the 1000 bytes announced."),
         (Broken(), "The body ends early or has a malformed chunk: ConnectionResetError."),
     ],
 )
-def test_a_body_that_ends_early_is_refused(
-    client: FlaskClient, stream: io.BytesIO, detail: str
-) -> None:
+def test_incomplete_body_returns_400(client: FlaskClient, stream: io.BytesIO, detail: str) -> None:
     response = client.post(
         "/predict",
         input_stream=stream,
@@ -261,40 +217,40 @@ def test_a_body_that_ends_early_is_refused(
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(ONE, 200), (ONE.ljust(SMALL), 200), (ONE.ljust(LIMIT), 200), (ONE.ljust(LIMIT + 1), 413)],
+    [(BODY, 200), (BODY.ljust(SMALL), 200), (BODY.ljust(LIMIT), 200), (BODY.ljust(LIMIT + 1), 413)],
 )
-def test_a_body_without_a_length_is_read(client: FlaskClient, body: str, status: int) -> None:
+def test_chunked_body_is_limited(client: FlaskClient, body: bytes, status: int) -> None:
     headers = {"Transfer-Encoding": "chunked", "Content-Type": "application/json"}
-    stream = io.BytesIO(body.encode())
+    stream = io.BytesIO(body)
     response = client.post("/predict", input_stream=stream, headers=headers)
     assert response.status_code == status
 
 
 @pytest.mark.parametrize(
     ("limit", "length", "status"),
-    [(1_000, 1_000, 200), (1_000, 1_001, 413), (1_000, 2**15, 413), (2**25, 2**24 + 1, 200)],
+    [(4_000, 4_000, 200), (4_000, 4_001, 413), (4_000, 2**15, 413), (2**25, 2**24 + 1, 200)],
 )
-def test_a_body_without_a_length_has_the_limit_of_the_environment(
+def test_chunked_body_has_the_limit_of_the_environment(
     monkeypatch: pytest.MonkeyPatch, limit: int, length: int, status: int
 ) -> None:
     monkeypatch.setenv("FLASK_MAX_CONTENT_LENGTH", str(limit))
     client = runpy.run_path(str(ROOT / "run.py"))["app"].test_client()
     headers = {"Transfer-Encoding": "chunked", "Content-Type": "application/json"}
-    stream = io.BytesIO(ONE.ljust(length).encode())
+    stream = io.BytesIO(BODY.ljust(length))
     response = client.post("/predict", input_stream=stream, headers=headers)
     assert response.status_code == status
     assert stream.tell() <= limit + 1  # nothing is read beyond it
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
-def test_an_encoded_body_is_refused(client: FlaskClient, encoding: str) -> None:
+def test_encoded_body_returns_415(client: FlaskClient, encoding: str) -> None:
     headers = {"Content-Encoding": encoding, "Content-Type": "application/json"}
     problem = assert_is_problem(client.post("/predict", data=b"\x1f\x8b", headers=headers), 415)
-    assert problem["detail"] == "Send the body as it is, without a Content-Encoding."
+    assert problem["detail"] == "Send the body without a Content-Encoding."
 
 
 @pytest.mark.parametrize("path", ["/predict/", "/nope"])
-def test_a_browser_may_read_that_a_path_is_wrong(client: FlaskClient, path: str) -> None:
+def test_preflight_of_unknown_path_succeeds(client: FlaskClient, path: str) -> None:
     headers = {
         "Origin": "https://any.example",
         "Access-Control-Request-Method": "POST",
@@ -304,47 +260,72 @@ def test_a_browser_may_read_that_a_path_is_wrong(client: FlaskClient, path: str)
     assert preflight.status_code == 204
     assert preflight.headers["Access-Control-Allow-Origin"] == "https://any.example"
     assert preflight.headers["Access-Control-Allow-Headers"] == "content-type"
-    assert_is_problem(client.post(path, json=FLOWER), 404)
+    assert_is_problem(client.post(path, json=SAMPLE), 404)
 
 
-def test_large_bodies_are_refused_beyond_the_budget(
+def test_large_bodies_beyond_the_budget_return_503(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run.body_reader, "reserved", run.body_reader.budget - 2**17)
-    large = ONE.ljust(2**17)
+    large = BODY.ljust(SMALL + 1)
+    size = int(run.body_reader.size_per_body * len(large))
+    monkeypatch.setattr(run.body_reader, "reserved", run.body_reader.budget - size)
     with client.post("/predict", data=large, content_type="application/json") as answered:
         assert answered.status_code == 200
         refused = client.post("/predict", data=large, content_type="application/json")
         problem = assert_is_problem(refused, 503)
         assert refused.headers["Retry-After"] == "1"
         assert problem["detail"] == "Too many large requests are being answered."
-        assert client.post("/predict", json=FLOWER).data == ANSWER
+        small = BODY.ljust(SMALL)
+        served = client.post("/predict", data=small, content_type="application/json")
+        assert served.data == RESPONSE
     with client.post("/predict", data=large, content_type="application/json") as answered:
         assert answered.status_code == 200
 
 
-def test_a_bug_reveals_nothing_of_itself(
+@pytest.mark.parametrize(
+    ("per_body", "limit", "small"),
+    [(0.1, 2**21, 2**14), (1.5, 2**21, 2**14), (3, 2**20, 2**13), (58, 54_236, 423)],
+)
+def test_body_limit_shrinks_with_longer_responses(per_body: float, limit: int, small: int) -> None:
+    assert request_body.max_length(per_body) == limit
+    reader = request_body.BodyReader(limit, per_body)
+    assert reader.small == small
+    assert reader.budget == 24 * 2**20  # the same memory for every schema
+
+
+@pytest.mark.parametrize(("per_body", "largest"), [(9, 2_796_202), (58, 433_893)])
+def test_limit_beyond_the_budget_fails_at_startup(per_body: float, largest: int) -> None:
+    request_body.BodyReader(largest, per_body)
+    with pytest.raises(SystemExit) as failure:
+        request_body.BodyReader(largest + 1, per_body)
+    assert failure.value.code == (
+        f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for these classes and features, "
+        f"not {largest + 1}: a longer response would never fit in memory."
+    )
+
+
+def test_internal_error_is_logged_but_not_shown(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def predict(flower: object) -> None:
+    def predict(sample: object) -> None:
         raise RuntimeError("secret")
 
     monkeypatch.setattr(model, "predict", predict)
-    response = client.post("/predict", json=FLOWER)
+    response = client.post("/predict", json=SAMPLE)
     assert_is_problem(response, 500)
     assert "secret" not in response.text
     assert "RuntimeError: secret" in caplog.text
 
 
-def test_any_origin_may_call(client: FlaskClient) -> None:
-    response = client.post("/predict", json=FLOWER, headers={"Origin": "https://any.example"})
+def test_any_origin_is_allowed_by_default(client: FlaskClient) -> None:
+    response = client.post("/predict", json=SAMPLE, headers={"Origin": "https://any.example"})
     assert response.headers["Access-Control-Allow-Origin"] == "https://any.example"
     assert response.headers["Vary"] == "Origin"
     assert "Access-Control-Allow-Credentials" not in response.headers
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict_proba"])
-def test_a_preflight_is_answered_and_cached(client: FlaskClient, path: str) -> None:
+def test_preflight_succeeds_and_is_cached(client: FlaskClient, path: str) -> None:
     response = client.options(
         path,
         headers={
@@ -391,7 +372,7 @@ def started(monkeypatch: pytest.MonkeyPatch, **env: str) -> FlaskClient:
         ("null", False),
     ],
 )
-def test_only_the_origins_of_the_environment_may_call(
+def test_cors_origins_allow_only_those_origins(
     monkeypatch: pytest.MonkeyPatch, origins: str, origin: str, allowed: bool
 ) -> None:
     client = started(monkeypatch, FLASK_CORS_ORIGINS=origins)
@@ -401,7 +382,7 @@ def test_only_the_origins_of_the_environment_may_call(
 
 
 @pytest.mark.parametrize("origins", ["*", '["*"]', "https://one.example,*"])
-def test_a_star_allows_every_origin(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
+def test_star_allows_every_origin(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
     client = started(monkeypatch, FLASK_CORS_ORIGINS=origins)
     headers = client.get("/", headers={"Origin": "https://any.example"}).headers
     assert headers["Access-Control-Allow-Origin"] == "https://any.example"
@@ -424,7 +405,7 @@ def test_a_star_allows_every_origin(monkeypatch: pytest.MonkeyPatch, origins: st
         ("true", "True"),
     ],
 )
-def test_what_is_no_origin_stops_the_start(
+def test_invalid_origin_fails_at_startup(
     monkeypatch: pytest.MonkeyPatch, origins: str, wrong: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -434,7 +415,7 @@ def test_what_is_no_origin_stops_the_start(
     )
 
 
-def test_pages_may_send_cookies_if_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_are_allowed_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     env = {"FLASK_CORS_ORIGINS": "https://one.example", "FLASK_CORS_SUPPORTS_CREDENTIALS": "true"}
     headers = (
         started(monkeypatch, **env).get("/", headers={"Origin": "https://one.example"}).headers
@@ -442,7 +423,7 @@ def test_pages_may_send_cookies_if_the_environment_says_so(monkeypatch: pytest.M
     assert headers["Access-Control-Allow-Credentials"] == "true"
 
 
-def test_the_environment_sets_the_limit_of_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_content_length_sets_the_body_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     client = started(monkeypatch, FLASK_MAX_CONTENT_LENGTH="100")
     for length, status in [(100, 400), (101, 413)]:
         body = " " * length
@@ -450,7 +431,7 @@ def test_the_environment_sets_the_limit_of_a_body(monkeypatch: pytest.MonkeyPatc
         assert answer.status_code == status
 
 
-def test_pages_of_other_origins_may_read_what_an_error_says_in_its_head(
+def test_error_headers_are_exposed_to_other_origins(
     client: FlaskClient,
 ) -> None:
     headers = client.get("/predict", headers={"Origin": "https://any.example"}).headers
@@ -458,22 +439,11 @@ def test_pages_of_other_origins_may_read_what_an_error_says_in_its_head(
 
 
 @pytest.mark.parametrize("prefix", ["", "/iris"])
-def test_an_unknown_path_leads_to_the_page(client: FlaskClient, prefix: str) -> None:
+def test_unknown_path_names_the_demo_page(client: FlaskClient, prefix: str) -> None:
     answer = client.get("/nowhere", base_url=f"http://localhost{prefix}")
     assert assert_is_problem(answer, 404)["detail"] == (
-        f"There is no such path. The page is {prefix}/static/index.html, "
-        f"the OpenAPI description {prefix}/static/openapi.json."
-    )
-
-
-def test_a_flower_with_other_fields_than_the_model_stops_the_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(model, "N_FEATURES", 99)
-    with pytest.raises(SystemExit) as ended:
-        started(monkeypatch)
-    assert ended.value.code == (
-        f"Flower in run.py has {len(FLOWER)} fields, but the model has 99 features."
+        f"No such path. See the demo page at {prefix}/static/index.html "
+        f"or the OpenAPI description at {prefix}/static/openapi.json."
     )
 
 
@@ -498,7 +468,7 @@ def test_a_flower_with_other_fields_than_the_model_stops_the_start(
         ),
     ],
 )
-def test_a_value_that_cannot_be_stops_the_start(
+def test_invalid_environment_fails_at_startup(
     monkeypatch: pytest.MonkeyPatch, env: dict[str, str], sentence: str
 ) -> None:
     for name, value in env.items():
@@ -515,7 +485,7 @@ ALL = settings.all_interfaces()
     ("flask_debug", "host", "debug"),
     [(None, ALL, False), ("0", ALL, False), ("no", ALL, False), ("1", "127.0.0.1", True)],
 )
-def test_the_debugger_is_on_only_if_asked_and_only_here(
+def test_debugger_is_on_by_request_and_on_loopback_only(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     flask_debug: str | None,
@@ -541,14 +511,14 @@ def test_the_debugger_is_on_only_if_asked_and_only_here(
     assert served == [(host, 3000, debug), (host, 3001, debug)]
 
 
-def test_the_log_of_flasks_server_names_an_ipv4_client_as_it_is() -> None:
+def test_development_log_shows_plain_ipv4_addresses() -> None:
     handler = run.RequestHandler.__new__(run.RequestHandler)  # without a connection to serve
     handler.client_address = ("::ffff:127.0.0.1", 3000)
     assert handler.address_string() == "127.0.0.1"
 
 
 @pytest.mark.parametrize(("only_ipv6", "address"), [(0, "::"), (1, "0.0.0.0"), (None, "0.0.0.0")])
-def test_all_interfaces_are_those_of_the_system(
+def test_wildcard_address_fits_the_system(
     monkeypatch: pytest.MonkeyPatch, only_ipv6: int | None, address: str
 ) -> None:
     class Socket(socket.socket):
@@ -573,5 +543,5 @@ def test_all_interfaces_are_those_of_the_system(
         ("::1", "http://[::1]:3000/static/index.html"),
     ],
 )
-def test_the_page_has_the_address_that_the_server_listens_on(host: str, page: str) -> None:
+def test_page_url_fits_the_bind(host: str, page: str) -> None:
     assert settings.page(host, 3000) == page
