@@ -31,6 +31,7 @@ OPTIONAL = [type(None) in get_args(hint) for hint in get_type_hints(Sample).valu
 MAX_VALUES = 300_000  # cells times classes of a table: as encoded probabilities they take 20 MB
 MAX_EVALUATIONS = 25_000_000  # cells times trees: XGBoost evaluates 25 million in half a second
 ALLOWED_GLOBALS = {"xgboost.sklearn.XGBClassifier", "xgboost.core.Booster", "builtins.bytearray"}
+CURE = "Publish the model again: python model/train.py, or python model/publish.py FILE"
 
 PREDICT_CONFIG = (  # of XGBoosterPredictFromDense: all trees, probabilities, two dimensions
     b'{"type":0,"training":false,"iteration_begin":0,"iteration_end":0,"strict_shape":true,'
@@ -179,10 +180,7 @@ class ModelError(SystemExit):
     """The model cannot be served, so the import fails."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"{reason}. Publish the model again: python model/train.py, or "
-            "python model/publish.py FILE"
-        )
+        super().__init__(f"{reason}. {CURE}")
 
 
 def load(path: Path) -> xgboost.Booster:
@@ -210,7 +208,9 @@ def load(path: Path) -> xgboost.Booster:
         ("classes", booster.attr("classes"), json.dumps(CLASSES)),
     ):
         if stamp != expected:
-            raise ModelError(f"{path} was published for the {what} {stamp}, not {expected}")
+            raise ModelError(
+                f"{path} must be published for the {what} {expected} of schema.py, not for {stamp}"
+            )
     return booster
 
 
