@@ -45,16 +45,15 @@ ArrayFunction = Callable[[Array], Array]
 def predict(input: ArrayLike) -> int:
     """Return the class of one sample, which is the index of its name in schema.CLASSES.
 
-    `input` has the shape (n_features,) or (1, n_features), in the order of schema.Sample and in
-    its units, of any dtype that NumPy casts to float32; for iris: sepal length, sepal width, petal
-    length and petal width in cm. An optional feature may be NaN or None. Raises ValueError for
-    more than one sample, another shape, or another value that is not finite.
+    `input` has the shape (n_features,) or (1, n_features), in schema.Sample's order and units, of
+    any dtype that NumPy casts to float32; for iris: sepal length, sepal width, petal length and
+    petal width in cm. An optional feature may be NaN or None. Raises ValueError for more than one
+    sample, another shape, or another value that is not finite.
     """
     sample = np.asarray(input, np.float32)  # rounded as XGBoost does
-    if sample.shape not in ((N_FEATURES,), (1, N_FEATURES)):
-        raise ValueError(
-            f"Expected shape ({N_FEATURES},) or (1, {N_FEATURES}), got {sample.shape}."
-        )
+    one, array_of_one = (N_FEATURES,), (1, N_FEATURES)
+    if sample.shape not in (one, array_of_one):
+        raise ValueError(f"Expected shape {one} or {array_of_one}, got {sample.shape}.")
     # math.isfinite first: for four numbers, it is faster than NumPy.
     if not all(map(math.isfinite, sample.flat)):
         missing = np.isnan(sample)
@@ -68,12 +67,11 @@ def tabulate(
 ) -> ArrayFunction:
     """Return a function that maps samples to `convert` of their probabilities.
 
-    The returned function takes samples as float32, shape (n_samples, n_features), and `convert`
-    takes probabilities as float32, shape (n_samples, n_classes); both return an array of
-    n_samples results. A tree ensemble is constant within each cell of the grid that its split
-    thresholds form. So `convert` is called once, here, with one sample per cell, and the returned
-    function looks results up: they equal XGBoost's to the bit. If the table would become too large,
-    the returned function runs XGBoost and `convert` for each call.
+    It takes float32 samples, shape (n_samples, n_features), and `convert` takes float32
+    probabilities, shape (n_samples, n_classes); both return an array of n_samples results. A tree
+    ensemble is constant within each cell of the grid that its split thresholds form. So `convert`
+    is called once, here, with one sample per cell, and the returned function looks results up: they
+    equal XGBoost's to the bit. If the table would become too large, it calls XGBoost and `convert`.
     """
 
     def compute(samples: Array) -> Array:
@@ -122,12 +120,10 @@ def find_edges(booster: xgboost.Booster) -> dict[int, NDArray[np.float32]]:
     optional feature also has infinity: NaN sorts behind it, into a cell of its own.
     """
     splits, _ = read_splits(booster)
-    edges = {}
-    for feature in sorted({feature for feature, _ in splits}):
-        thresholds = {threshold for other, threshold in splits if other == feature}
-        infinity = {math.inf} if OPTIONAL[feature] else set()
-        edges[feature] = np.array(sorted(thresholds | infinity), np.float32)
-    return edges
+    edges = {feature: {math.inf} if OPTIONAL[feature] else set() for feature, _ in sorted(splits)}
+    for feature, threshold in splits:
+        edges[feature].add(threshold)
+    return {feature: np.array(sorted(edge), np.float32) for feature, edge in edges.items()}
 
 
 @cache
@@ -197,9 +193,8 @@ def load(path: Path) -> xgboost.Booster:
             booster = Unpickler(io.BytesIO(pickled)).load().get_booster()
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ModelError(
-            f"{path} must be a gzipped pickle of an XGBClassifier ({reason})"
-        ) from error
+        problem = f"{path} must be a gzipped pickle of an XGBClassifier ({reason})"
+        raise ModelError(problem) from error
     # libgomp's threads do not survive the fork of gunicorn's workers: with more than one, a
     # prediction would hang there.
     booster.set_param({"nthread": 1})
@@ -221,9 +216,7 @@ def read_verified(path: Path) -> bytes:
     """
     try:
         content = path.read_bytes()
-        expected = path.with_name(f"{path.name}.sha256").read_bytes()[
-            :64
-        ]  # the file's name follows
+        expected = Path(f"{path}.sha256").read_bytes()[:64]  # the file's name follows
     except OSError as error:
         raise ModelError(f"{error.filename} is missing or unreadable") from error
     if hashlib.sha256(content).hexdigest().encode() != expected:
