@@ -55,8 +55,10 @@ def draft(path: Path, class_column: str) -> str:
                 "punctuation. Rename one."
             )
         fields.append(draft_field(column, cells))
-    if not fields:
-        raise SystemExit(f"{path} must have columns of numbers other than '{class_column}'.")
+    if len(fields) < 2:
+        raise SystemExit(
+            f"{path} must have two or more columns of numbers other than '{class_column}'."
+        )
     if omitted:
         found = ", ".join(f"{column!r} (such as {text!r})" for column, text in omitted.items())
         print(

@@ -118,6 +118,8 @@ def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     empty cell of an optional field; the classes are indices of CLASSES, shape (n_samples,). Raises
     SystemExit if DATA or schema.py is invalid, or if they do not fit each other.
     """
+    if len(NAMES) < 2:  # the documentation shows an error in one field, and one that is missing
+        raise SystemExit(f"schema.py: the sample must have two or more fields, not just {NAMES}.")
     are_names = all(isinstance(name, str) for name in CLASSES)
     if not are_names or len(CLASSES) < 2 or len(set(CLASSES)) < len(CLASSES):
         raise SystemExit(
@@ -247,11 +249,18 @@ def allow(samples: Array) -> NDArray[np.float64]:
 # ---- The classifier ------------------------------------------------------------------------
 
 
+SAVE_AGAIN = (
+    "Save an XGBClassifier with classifier.save_model('model.json'), in the version of XGBoost "
+    "that trained it, and publish model.json."
+)
+
+
 def read_classifier(path: Path) -> Any:
-    """Return what is in a file, which `publish` checks; raise SystemExit if it cannot be loaded.
+    """Return the classifier in a file, or another object, which `publish` will reject.
 
     For a Booster, and for XGBoost's own formats, it is what XGBClassifier.load_model makes of it:
-    it predicts up to the best iteration, and only NaN is missing.
+    it predicts up to the best iteration, and only NaN is missing. Raises SystemExit if the file
+    cannot be loaded.
     """
     try:
         content = path.read_bytes()
@@ -275,12 +284,6 @@ def read_classifier(path: Path) -> Any:
     if isinstance(loaded, xgboost.Booster):
         return load_booster(loaded.save_raw("ubj"))
     return loaded
-
-
-SAVE_AGAIN = (
-    "Save an XGBClassifier with classifier.save_model('model.json'), in the version of XGBoost "
-    "that trained it, and publish model.json."
-)
 
 
 def load_booster(content: bytearray) -> XGBClassifier:
@@ -377,7 +380,7 @@ def check_names(classifier: XGBClassifier, source: str) -> bool:
 def cut_to_best_iteration(classifier: XGBClassifier, source: str) -> xgboost.Booster:
     """Return the part of the booster that the classifier predicts with after early stopping.
 
-    A booster by itself predicts with all of its trees. Raises SystemExit if they are fewer.
+    A booster by itself predicts with all of its trees. Raises SystemExit if there are fewer.
     """
     booster = classifier.get_booster()
     n_rounds = booster.num_boosted_rounds()

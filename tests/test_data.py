@@ -174,6 +174,7 @@ class Colliding(msgspec.Struct):
     Width: Annotated[float, msgspec.Meta(ge=0, le=10)]
 
 
+WIDTH = Annotated[float, msgspec.Meta(ge=0, le=1)]
 MUST_DIFFER = "must differ from all other names in more than case and punctuation."
 INVALID_SCHEMAS: dict[str, tuple[dict[str, Any], str]] = {
     "one class": (
@@ -191,6 +192,10 @@ INVALID_SCHEMAS: dict[str, tuple[dict[str, Any], str]] = {
     "too many classes": (
         {"CLASSES": ("bolt", "nut", "gear")},
         "parts.csv must have two samples or more of each class, not 0 of 'gear'.",
+    ),
+    "one field": (
+        {"Sample": msgspec.defstruct("Row", [("width", WIDTH)])},
+        "schema.py: the sample must have two or more fields, not just ['width'].",
     ),
     "fields collide": ({"Sample": Colliding}, f"schema.py: 'width' {MUST_DIFFER}"),
     "field and class collide": ({"CLASS": "nHoles"}, f"schema.py: 'nHoles' {MUST_DIFFER}"),
@@ -236,7 +241,6 @@ LIMITS = (
 FLOAT = "schema.py: width must be a float, or float | None."
 FINITE = "schema.py: the limits of width must be ascending and finite in float32."
 NO_DEFAULT = "schema.py: width must not have a default value."
-WIDTH = Annotated[float, msgspec.Meta(ge=0, le=1)]
 INVALID_FIELDS: dict[str, tuple[tuple[Any, ...], str]] = {
     "default": ((WIDTH, 0.5), NO_DEFAULT),
     "default None": ((WIDTH | None, None), NO_DEFAULT),
@@ -298,7 +302,7 @@ def test_train_with_invalid_data_is_one_line_and_changes_no_file(tmp_path: Path)
     for folder in ("model", "static"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     with (tmp_path / schema.DATA).open("a", encoding="utf-8") as file:
-        file.write("1\n")
+        file.write("\n1\n")
     before = contents(tmp_path)
     ended = subprocess.run(
         [sys.executable, "-B", "model/train.py"], cwd=tmp_path, capture_output=True, text=True
@@ -338,8 +342,8 @@ DRAFTS: dict[str, tuple[str, dict[str, tuple[Any, ...]], tuple[str, ...]]] = {
         ("a", "b"),
     ),
     "byte order mark": (
-        "\ufeffwidth,kind\n1.5,a\n2.5,b\n",
-        {"width": limits(1.4, 2.6)},
+        "\ufeffwidth,height,kind\n1.5,7,a\n2.5,7,b\n",
+        {"width": limits(1.4, 2.6), "height": limits(7, 14, "whole")},
         ("a", "b"),
     ),
     "not Python names": (
@@ -362,8 +366,8 @@ DRAFTS: dict[str, tuple[str, dict[str, tuple[Any, ...]], tuple[str, ...]]] = {
         ("a", "b"),
     ),
     "numeric classes": (
-        "width,kind\n1,10\n2,2\n3,1\n4,0\n",
-        {"width": limits(1, 4, "whole")},
+        "width,height,kind\n1,7,10\n2,7,2\n3,7,1\n4,7,0\n",
+        {"width": limits(1, 4, "whole"), "height": limits(7, 14, "whole")},
         ("0", "1", "2", "10"),
     ),
     "constant columns": (
@@ -376,23 +380,23 @@ DRAFTS: dict[str, tuple[str, dict[str, tuple[Any, ...]], tuple[str, ...]]] = {
         ("a", "b"),
     ),
     "negative numbers": (
-        "width,kind\n-500000,a\n-0.001,b\n",
-        {"width": limits(-550_000, 50_000)},
+        "width,height,kind\n-500000,-3,a\n-0.001,-2,b\n",
+        {"width": limits(-550_000, 50_000), "height": limits(-3, -2, "whole")},
         ("a", "b"),
     ),
     "close numbers": (
-        "time,kind\n1700000000.1234,a\n1700000000.1239,b\n",
-        {"time": limits(1700000000.12335, 1700000000.12395)},
+        "time,height,kind\n1700000000.1234,7,a\n1700000000.1239,7,b\n",
+        {"time": limits(1700000000.12335, 1700000000.12395), "height": limits(7, 14, "whole")},
         ("a", "b"),
     ),
     "quotes in classes": (
-        'width,kind\n1,"say ""a"""\n2,it\'s\n3,back\\slash\n4,"it\'s ""b"""\n',
-        {"width": limits(1, 4, "whole")},
+        'width,height,kind\n1,7,"say ""a"""\n2,7,it\'s\n3,7,back\\slash\n4,7,"it\'s ""b"""\n',
+        {"width": limits(1, 4, "whole"), "height": limits(7, 14, "whole")},
         ("back\\slash", "it's", 'it\'s "b"', 'say "a"'),
     ),
     "unnamed index": (
-        ",width,kind\n0,1.5,a\n1,2.5,b\n",
-        {"width": limits(1.4, 2.6)},
+        ",width,height,kind\n0,1.5,7,a\n1,2.5,7,b\n",
+        {"width": limits(1.4, 2.6), "height": limits(7, 14, "whole")},
         ("a", "b"),
     ),
 }
@@ -462,7 +466,7 @@ def test_draft_passes_ruff_and_mypy(draft: Callable[..., str], tmp_path: Path, t
 def test_draft_leaves_out_text_with_the_cure(
     draft: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = draft("width,color,age,note,kind\n1.5,red,3,,a\n2.5,blue,NA,,b\n")
+    text = draft("width,height,color,age,note,kind\n1.5,7,red,3,,a\n2.5,7,blue,NA,,b\n")
     assert '    # Left out, because it is not numbers: "color"\n' in text
     assert "color:" not in text
     assert capsys.readouterr().err == (
@@ -488,7 +492,8 @@ NOT_DRAFTED = {
     "one class": ("a,kind\n1,x\n2,x\n", ": column 'kind' must have two or more classes."),
     "empty class": ("a,kind\n1,x\n2,\n", ": column 'kind' must not have empty cells. Remove their "
         "lines."),
-    "no numbers": ("a,kind\nred,x\nblue,y\n", "must have columns of numbers other than 'kind'."),
+    "no numbers": ("a,kind\nred,x\nblue,y\n", "must have two or more columns of numbers other "
+        "than 'kind'."),
 }  # fmt: skip
 
 
