@@ -118,7 +118,7 @@ def train(
     return xgboost.train(parameters, xgboost.DMatrix(SAMPLES, classes, **matrix), 5)
 
 
-def train_on_categories(**names: Any) -> XGBClassifier:
+def train_on_categories() -> XGBClassifier:
     columns = SAMPLES.copy()
     columns[:, 3] = np.floor(columns[:, 3])
     types = ["float", "float", "float", "c"]  # as of a DataFrame with a column of dtype category
@@ -810,8 +810,16 @@ def edit_and_train(folder: Path, *edits: tuple[str, str]) -> None:
 
 
 def test_early_stopping_in_train_is_served_to_the_bit(
-    repository: Path, capsys: pytest.CaptureFixture[str]
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    trained = []
+
+    def publish_and_keep(classifier: XGBClassifier, accuracy: str) -> None:
+        trained.append(classifier)
+        publish_unchanged(classifier, accuracy)
+
+    publish_unchanged = publish.publish
+    monkeypatch.setattr(publish, "publish", publish_and_keep)
     edit_and_train(
         repository,
         ("learning_rate=0.3", "learning_rate=0.9, early_stopping_rounds=2"),
@@ -821,6 +829,8 @@ def test_early_stopping_in_train_is_served_to_the_bit(
         ),
     )
     assert "Early stopping: the first " in capsys.readouterr().out
+    expected = trained[0].predict_proba(PREDICTED)
+    assert (load_published(repository).predict_proba(PREDICTED) == expected).all()
 
 
 def test_missing_zero_in_train_is_rejected(repository: Path) -> None:
