@@ -270,6 +270,8 @@ def read_classifier(path: Path) -> Any:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if content.startswith(b"{"):  # .json or .ubj
+                if not content.rstrip().endswith(b"}"):  # XGBoost can crash
+                    raise ValueError("the end of the file is missing")
                 return load_booster(bytearray(content))
             loaded = joblib.load(io.BytesIO(content))
     except Exception as error:

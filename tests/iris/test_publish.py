@@ -553,8 +553,8 @@ DAMAGED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "truncated pickle": (".pkl", truncate, "UnpicklingError: pickle exhausted before end of frame"),
     "truncated gzip": (".gz", truncate, ""),
     "truncated xz": (".xz", truncate, "EOFError: Compressed file ended before"),
-    "truncated json": (".json", truncate, "XGBoostError: Expecting: "),
-    "truncated ubj": (".ubj", truncate, "XGBoostError: "),
+    "truncated json": (".json", truncate, "ValueError: the end of the file is missing"),
+    "truncated ubj": (".ubj", truncate, "ValueError: the end of the file is missing"),
     "other json": (".json", lambda content: b'{"a": 1}', "XGBoostError: Invalid cast, from Null"),
     "missing module": (
         ".pkl",
