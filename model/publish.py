@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import io
 import json
+import os
 import pickle
 import re
 import shutil
@@ -469,6 +470,8 @@ def model_files(booster: xgboost.Booster) -> dict[str, bytes | None]:
 @contextmanager
 def load_service(files: dict[str, bytes | None]) -> Iterator[ModuleType]:
     """Import the module run, with the new model, from a temporary copy of the service."""
+    for name in [name for name in os.environ if name.startswith("FLASK_")]:
+        del os.environ[name]  # the documentation describes the defaults
     replaced = {name: sys.modules.pop(name, None) for name in ("run", "model")}
     with tempfile.TemporaryDirectory() as folder:
         for path in ROOT.glob("*.py"):

@@ -733,6 +733,17 @@ def test_written_model_predicts_without_this_project(repository: Path, tmp_path:
     assert predicted.stdout == classifier.predict_proba(PREDICTED).tobytes()
 
 
+def test_environment_changes_no_file(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(fit(), tmp_path / "model.pkl")
+    publish_file(path)
+    written = contents(repository)
+    monkeypatch.setenv("FLASK_MAX_CONTENT_LENGTH", "100")
+    publish_file(path)
+    assert contents(repository) == written
+
+
 def test_other_models_of_the_service_are_replaced(repository: Path, tmp_path: Path) -> None:
     for name in ("xgboost-wine.pgz", "xgboost-wine.pgz.sha256", "mine.pgz"):
         (repository / "model" / name).touch()
