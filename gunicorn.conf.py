@@ -1,47 +1,96 @@
-"""How gunicorn serves run:app. gunicorn loads this file from the current directory by itself."""
+"""gunicorn's settings for run:app, loaded automatically in this folder and with -c elsewhere."""
 
 # ruff: noqa: E402
 from gevent import monkey
 
-monkey.patch_all()  # before all else: what is imported earlier keeps the blocking originals
+monkey.patch_all()  # first: modules imported earlier would keep the blocking originals
 
 import gc
 import os
 import resource
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import joblib
 
+chdir = str(Path(__file__).parent)  # gunicorn imports run:app from here
+sys.path.insert(0, chdir)
+
 import gunicorn_worker
 import settings
 
-host, port = settings.all_interfaces(), settings.port()
-bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-worker_class = "gunicorn_worker.Worker"
+bind = settings.bind_addresses(settings.port())
+worker_class = gunicorn_worker.Worker
 workers = int(os.environ.get("WEB_CONCURRENCY", joblib.cpu_count()))  # CPUs by affinity and quota
-preload_app = True  # the workers share its memory, and a broken model stops the start
-# gunicorn's control socket is a file: a read-only disk has no room for it, and all services of a
-# user would have the same one.
+preload_app = True  # workers share the app's memory, and a model that fails to load stops startup
+# gunicorn's control socket is a file, which a read-only disk does not allow, and all services of
+# one user would share its path.
 control_socket_disable = True
-# The file of a worker's heartbeat: on a slow disk it could come too late, and on a read-only one
-# it cannot be.
+# The file through which a worker shows that it is alive: on a slow disk the sign could be late, and
+# on a read-only disk the file could not exist.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-# Seconds that a connection lives between two requests: longer than in a load balancer, which could
-# otherwise send a request just when the connection ends. AWS has 60, nginx 60 and Heroku 90.
+# Seconds that an idle connection stays open: longer than in a load balancer, which could otherwise
+# send a request just as the connection is closed. AWS has 60, nginx 60 and Heroku 90.
 keepalive = 95
-# Seconds that running requests have when a worker stops. README promises an end five seconds after
-# TERM. When a HUP has come just before, gunicorn's parent first waits so long for the old workers.
+# Seconds in which a stopping worker finishes its requests. After SIGHUP, the arbiter waits as long
+# before it handles SIGTERM: 2 + 2, and 1 for the rest, are the 5 seconds that README promises.
 graceful_timeout = 2
-# Each connection has a file descriptor. A worker has 11 more, and needs some to end connections.
+# Each connection needs a file descriptor, and a worker 11 more.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
-forwarder_headers = ""  # else SCRIPT_NAME from 127.0.0.1 counts, which a proxy may forward
-sendfile = False  # it would go past gunicorn_worker.Client
-on_starting = gunicorn_worker.check_settings
+# The worker limits request headers to 64 KiB altogether, so gunicorn needs no limit of its own on
+# a field or the request line. A field of a few bytes takes up 300 in memory: with 256 of them,
+# headers fit into the 160 KiB per connection that kubernetes.yaml counts; 9,000 take up 2 MiB.
+limit_request_field_size = 2**16
+limit_request_line = 0
+limit_request_fields = 2**8
+# Nothing here depends on the scheme or on SCRIPT_NAME. gunicorn would reject scheme headers of a
+# proxy that contradict each other, and obey a SCRIPT_NAME that a client sent through a proxy.
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
+# Once enabled with --access-logfile: client, time, request, status, bytes, seconds, request ID.
+access_log_format = '%(h)s %(t)s "%(r)s" %(s)s %(B)s %(L)s %({x-request-id}i)s'
+
+FROZEN = 5  # seconds; the arbiter checks for hung workers about once per second
+
+
+def on_starting(arbiter: Any) -> None:
+    """Fail with a one-line error for settings that the worker does not support."""
+    if arbiter.cfg.workers < 1:
+        raise SystemExit("WEB_CONCURRENCY or --workers must be 1 or more.")
+    if arbiter.cfg.is_ssl or "h2" in arbiter.cfg.http_protocols:
+        raise SystemExit("TLS and HTTP/2 need a proxy: remove --certfile and --http-protocols.")
 
 
 def when_ready(arbiter: Any) -> None:
-    """Say where the page is, and freeze what the workers are going to share."""
+    """Log which model is served and the demo page's URL, and freeze what the workers share."""
+    import model  # run.py has loaded it by now
+
+    arbiter.log.info("%s", model.describe())
     for address in arbiter.cfg.address:
         if isinstance(address, tuple):  # a host and a port, not the path of a Unix socket
-            arbiter.log.info("The page: %s", settings.page(*address))
-    gc.freeze()  # the garbage collector would copy 30 MB of it into each worker
+            arbiter.log.info("Demo page: %s", settings.page_url(*address))
+    gc.freeze()  # otherwise the garbage collector would copy 30 MB of it into each worker
+    forgive_freezes(arbiter)
+
+
+def forgive_freezes(arbiter: Any) -> None:
+    """Keep the arbiter from killing workers because all processes were frozen.
+
+    After `docker pause` or a suspended virtual machine, the workers' last signs of life are older
+    than `timeout`. A gap in the arbiter's own clock shows this, and gives them time for a new one.
+    """
+    kill_hung_workers = arbiter.murder_workers
+    last_check = time.monotonic()
+
+    def kill_hung_workers_unless_frozen() -> None:
+        nonlocal last_check
+        now = time.monotonic()
+        if now > last_check + FROZEN:
+            for worker in arbiter.WORKERS.values():
+                worker.tmp.notify()
+        last_check = now
+        kill_hung_workers()
+
+    arbiter.murder_workers = kill_hung_workers_unless_frozen

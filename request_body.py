@@ -1,35 +1,38 @@
-"""Reading a request's body within limits, so that all that a process reads at once fits in memory.
+"""Read request bodies within limits, so that all bodies in flight fit in a process's memory.
 
-Not with Flask's request.get_data(), which makes a request for one flower 13 percent slower and
-answers a malformed chunk with 500.
+Replaces Flask's request.get_data(), which makes a request for one flower 13 percent slower and
+responds with 500 to a malformed chunk.
 """
 
+import math
 import threading
+import time
 from typing import IO, NoReturn
 
-from flask import Response, abort, after_this_request, request
+from flask import Response, abort, after_this_request, current_app, request
 from werkzeug.exceptions import ServiceUnavailable
 
-# Bytes of a body and of its response, in general, and up to which a request is small: never
-# rejected for the sake of others. A schema whose responses are longer has shorter bodies instead.
+# Bytes of a body and of its response: the maximum in general, and up to which a request is small
+# and exempt from the budget. A schema whose responses are longer has shorter bodies instead.
 MAX_LENGTH, MAX_RESPONSE = 2**21, 3 * 2**20
 SMALL, SMALL_RESPONSE = 2**14, 3 * 2**13
-LARGE_REQUESTS = 8  # this many of the largest are in progress at once, or more of smaller ones
+LARGE_REQUESTS = 8  # the budget, in requests of the maximum size
+WARNING_INTERVAL = 10  # seconds between two warnings about rejected requests, at least
 
 
 def max_length(response_per_body: float) -> int:
-    """Return the longest body by default, in bytes, for responses of up to so many times that."""
+    """Return the default limit in bytes, if a response is up to this many times its body."""
     return int(min(MAX_LENGTH, MAX_RESPONSE / response_per_body))
 
 
 class BodyReader:
-    """Reads bodies of up to `limit` bytes, and all but small ones within a common budget.
+    """Reads bodies of up to `limit` bytes; all but small requests share a budget.
 
-    Such a request takes its size from the budget until its response has been sent. Its size is the
-    longer of body and longest possible response, which is `response_per_body` times as long: first
-    the one and then the other is in memory while a slow client is waited for. Without a budget,
-    stalled clients would fill the memory. Raises SystemExit for a limit that the budget cannot
-    serve.
+    Such a request reserves its size from the time its body is read until its response has been
+    sent. Its size is the longer of the body and the longest possible response, which is
+    `response_per_body` times as long: first the one and then the other stays in memory while a slow
+    client is waited for. Without a budget, stalled clients would fill the memory. Raises SystemExit
+    for a limit that the budget cannot serve.
     """
 
     def __init__(self, limit: int, response_per_body: float) -> None:
@@ -38,6 +41,8 @@ class BodyReader:
         self.small = int(min(SMALL, SMALL_RESPONSE / response_per_body, limit))
         self.budget = LARGE_REQUESTS * max(limit, MAX_RESPONSE)
         self.reserved = 0
+        self.rejected = 0
+        self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
         if self.size_per_body * limit > self.budget:
             largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
@@ -47,67 +52,90 @@ class BodyReader:
             )
 
     def read(self) -> bytes:
-        """Return the body of Flask's request.
+        """Return the body of Flask's current request.
 
-        Raises BadRequest for one that ends early or has a malformed chunk, RequestEntityTooLarge,
-        and ServiceUnavailable when the budget is used up.
+        Raises BadRequest if the body is incomplete or has a malformed chunk, RequestEntityTooLarge
+        if it is longer than the limit, and ServiceUnavailable if it exceeds the budget.
         """
-        stream = request.environ["wsgi.input"]  # in which the server has put chunks together
+        stream = request.environ["wsgi.input"]  # the server removes the chunk framing
         if "HTTP_TRANSFER_ENCODING" in request.environ:
-            return self.read_chunks(stream)
-        return self.read_announced(stream, request.content_length or 0)
+            return self.read_chunked(stream)
+        return self.read_sized(stream, request.content_length or 0)
 
-    def read_announced(self, stream: IO[bytes], length: int) -> bytes:
-        """Return a body whose length the header Content-Length announces."""
+    def read_sized(self, stream: IO[bytes], length: int) -> bytes:
+        """Return a body whose length is declared in Content-Length."""
         if length > self.limit:
-            self.abort_as_too_long()
+            self.abort_as_too_large()
         if length > self.small:
             self.reserve(length)
         body = read_or_abort(stream, length)
         if len(body) < length:
-            abort(400, f"The body ends after {len(body)} of the {length} bytes announced.")
+            abort(
+                400,
+                f"The body is incomplete: received {len(body)} of the {length} bytes declared "
+                "in Content-Length.",
+            )
         return body
 
-    def read_chunks(self, stream: IO[bytes]) -> bytes:
-        """Return a body that comes in chunks, whose length nobody knows before its end.
+    def read_chunked(self, stream: IO[bytes]) -> bytes:
+        """Return a chunked body, whose length is unknown until its end.
 
-        Asking for a byte more than there may be shows whether there is more. One that is not small
-        takes the whole limit from the budget, as it may become so long.
+        Each read asks for one byte more than is allowed, which shows whether the body is longer. A
+        body that is not small reserves the whole limit, because it may become that long.
         """
         body = read_or_abort(stream, self.small + 1)
         if self.small < len(body) <= self.limit:
             self.reserve(self.limit)
             body += read_or_abort(stream, self.limit + 1 - len(body))
         if len(body) > self.limit:
-            self.abort_as_too_long()
+            self.abort_as_too_large()
         return body
 
-    def abort_as_too_long(self) -> NoReturn:
+    def abort_as_too_large(self) -> NoReturn:
         abort(413, f"The body is longer than {self.limit} bytes.")
 
     def reserve(self, length: int) -> None:
-        """Take a length from the budget until the answer has been sent, or refuse the request."""
+        """Reserve the size of a request in the budget until its response has been sent.
+
+        Raises ServiceUnavailable if less is left.
+        """
         size = int(self.size_per_body * length)
         with self.lock:
-            if self.reserved + size > self.budget:
-                raise ServiceUnavailable(
-                    "Too many large requests are being answered.", retry_after=1
-                )
-            self.reserved += size
+            fits = self.reserved + size <= self.budget
+            if fits:
+                self.reserved += size
+        if not fits:
+            self.warn_of_rejection()
+            raise ServiceUnavailable(
+                "Too many large requests in progress; try again shortly.", retry_after=1
+            )
 
         def release() -> None:
             with self.lock:
                 self.reserved -= size
 
         @after_this_request
-        def release_when_sent(answer: Response) -> Response:
-            answer.call_on_close(release)
-            return answer
+        def release_when_sent(response: Response) -> Response:
+            response.call_on_close(release)
+            return response
+
+    def warn_of_rejection(self) -> None:
+        """Log how many requests this process has rejected with 503, once per WARNING_INTERVAL."""
+        with self.lock:
+            self.rejected += 1
+            total = self.rejected
+            now = time.monotonic()
+            if now < self.warned_at + WARNING_INTERVAL:
+                return
+            self.warned_at = now
+        current_app.logger.warning(
+            "Too many large requests in progress: %d rejected with 503 since the start", total
+        )
 
 
 def read_or_abort(stream: IO[bytes], length: int) -> bytes:
-    """Return up to so many bytes, fewer only at the body's end."""
+    """Return up to `length` bytes, fewer only at the end of the body."""
     try:
         return stream.read(length)
-    except Exception as error:  # OSError, or the server's own for a malformed chunk
-        abort(400, f"The body ends early or has a malformed chunk: {type(error).__name__}.")
+    except Exception as error:  # OSError, or the server's own exception for a malformed chunk
+        abort(400, f"The body is incomplete or has a malformed chunk: {type(error).__name__}.")

@@ -1,6 +1,7 @@
 """A small REST service around a trained classifier: samples in, their classes out."""
 
 import codecs
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from flask.helpers import get_debug_flag
 from flask_cors import CORS
 from msgspec.structs import astuple
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
-from werkzeug.serving import WSGIRequestHandler
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 import model
 import request_body
@@ -22,26 +23,23 @@ from validation import RESPONSE_PER_BODY, InvalidSamples, parse_samples, to_arra
 app = Flask(__name__)
 app.config.from_mapping(
     MAX_CONTENT_LENGTH=request_body.max_length(RESPONSE_PER_BODY),  # for body_reader below
-    CORS_MAX_AGE=7200,  # seconds that a browser keeps a preflight's answer; Chrome takes no more
-    CORS_EXPOSE_HEADERS=["Allow", "Retry-After"],  # else a page of another origin cannot read them
+    CORS_MAX_AGE=7200,  # seconds for which browsers cache a preflight response; Chrome's maximum
+    CORS_EXPOSE_HEADERS=["Allow", "Retry-After"],  # pages of other origins may read these as well
 )
+settings.check_server(app.logger)
+settings.check_names(app.config)
 app.config.from_prefixed_env()  # FLASK_MAX_CONTENT_LENGTH, FLASK_CORS_ORIGINS and so on
 app.debug = get_debug_flag()  # the line above takes FLASK_DEBUG=no for true
-settings.check_flask(app.config)
+settings.check_values(app.config)
 body_reader = request_body.BodyReader(app.config["MAX_CONTENT_LENGTH"], RESPONSE_PER_BODY)
+CORS(app, origins=settings.allowed_origins(app.config), vary_header=False)
 
 
 @app.after_request
 def vary_by_origin(response: Response) -> Response:
-    """Tell caches that answers differ by origin: Flask-Cors does so only for an allowed one."""
-    if "CORS_ORIGINS" in app.config:  # else every origin is allowed
-        response.vary.add("Origin")
+    """Tell caches that responses differ by origin; Flask-Cors would tell only allowed origins."""
+    response.headers.add("Vary", "Origin")
     return response
-
-
-# After vary_by_origin, as Flask calls the last one first: Flask-Cors appends its Vary, and then
-# vary_by_origin adds to it only what is missing.
-CORS(app)
 
 
 @app.get("/")
@@ -140,15 +138,27 @@ def documentation() -> str:
 
 
 class RequestHandler(WSGIRequestHandler):
-    """Werkzeug's own, but in its log an IPv4 client has its address without ::ffff:."""
+    """Werkzeug's own, except that the log shows IPv4 clients without ::ffff:."""
 
     def address_string(self) -> str:
         return settings.without_prefix(super().address_string())
 
 
+class Server(ThreadedWSGIServer):
+    """Werkzeug's own, except that an IPv6 socket also accepts IPv4 on Windows, as elsewhere."""
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
 if __name__ == "__main__":
     port = settings.port()
-    host = "127.0.0.1" if app.debug else settings.all_interfaces()  # a debugger runs any code
+    host = "127.0.0.1" if app.debug else settings.wildcard_address()  # the debugger runs any code
     print(f" * {model.describe()}")
-    print(f" * Demo page: {settings.page(host, port)}")
-    app.run(host, port, request_handler=RequestHandler)
+    print(f" * Demo page: {settings.page_url(host, port)} (press CTRL+C to quit)", flush=True)
+    if app.debug:
+        app.run(host, port)
+    else:
+        Server(host, port, app, RequestHandler).serve_forever()

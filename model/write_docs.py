@@ -166,6 +166,7 @@ def call_wrongly(service: ModuleType, example: Json) -> dict[str, Any]:
         "ValidationError": call(service, "/predict", 422, json=invalid).json,
     }
     reader.reserved = reader.budget
+    reader.warned_at = math.inf  # nothing to warn about: this rejection is an example
     responses["ServiceUnavailable"] = call(service, "/predict", 503, data=full, headers=JSON).json
     reader.reserved = 0
     with service.app.test_request_context():

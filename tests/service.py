@@ -60,6 +60,13 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def read_response(client: socket.socket) -> tuple[int, bytes]:
+    """Read a response, and return its status and body."""
+    response = http.client.HTTPResponse(client)
+    response.begin()
+    return response.status, response.read()
+
+
 class Service:
     """`gunicorn run:app` or another command, on a port of its own, from `with` until its end."""
 

@@ -16,7 +16,8 @@ import yaml
 
 import gunicorn_worker
 import request_body
-from tests.service import FLOWER, ROOT, Load, Service, free_port, tool
+from tests.samples import BODY, JSON, RESPONSE
+from tests.service import ROOT, Load, Service, free_port, tool
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", "")  # without its line breaks
 
@@ -66,7 +67,7 @@ def balancer(folder: Path, services: list[Service]) -> Iterator[int]:
             process.terminate()
 
 
-def test_restarting_one_after_the_other_loses_no_request(tmp_path: Path) -> None:
+def test_rolling_restart_loses_no_request(tmp_path: Path) -> None:
     tool("haproxy")
     with ExitStack() as stack:
         starting = [Service(WEB_CONCURRENCY="1") for _ in range(3)]
@@ -81,21 +82,59 @@ def test_restarting_one_after_the_other_loses_no_request(tmp_path: Path) -> None
         assert not load.failures
 
 
-def test_the_image_has_every_file_that_the_service_needs(tmp_path: Path) -> None:
-    copied = " ".join(re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE)).split()
-    assert (ROOT / ".dockerignore").read_text().split() == ["*", *(f"!{name}" for name in copied)]
-    for name in copied:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, tmp_path / name)
-        else:
-            shutil.copy(ROOT / name, tmp_path)
-    command = ["sh", "-c", 'cd "$0" && exec "$@"', tmp_path, sys.executable, "-m", "gunicorn"]
-    with Service(*command, "run:app") as service:
-        assert service.request("POST", "/predict", json.dumps(FLOWER))[0] == 200
+def image_files() -> set[Path]:
+    """Return the files that .dockerignore lets into the image, where the last match decides."""
+    files: set[Path] = set()
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!")
+        if line.startswith("#"):
+            continue
+        matches = (
+            {
+                file
+                for match in ROOT.glob(pattern)
+                for file in ([match] if match.is_file() else match.rglob("*"))
+                if file.is_file()
+            }
+            if pattern != "*"
+            else files.copy()
+        )
+        files = files | matches if line.startswith("!") else files - matches
+    return {file.relative_to(ROOT) for file in files}
+
+
+def test_image_files_serve(tmp_path: Path) -> None:
+    for file in image_files():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    (command,) = re.findall(r"^CMD (.+)$", DOCKERFILE, re.MULTILINE)
+    in_folder = ("sh", "-c", 'cd "$0" && exec "$@"', str(tmp_path), sys.executable, "-m")
+    with Service(*in_folder, *json.loads(command)) as service:
+        headers = {**JSON, "X-Request-ID": "7b0c"}
+        assert service.request("POST", "/predict", BODY, headers)[2] == RESPONSE
         assert service.request("GET", "/static/openapi.json")[0] == 200
+    line = r'^127\.0\.0\.1 \[\S+ \S+\] "POST /predict HTTP/1\.1" 200 \d+ 0\.\d{6} 7b0c$'
+    assert re.search(line, service.logged(), re.MULTILINE)
 
 
-def test_the_health_check_of_the_image_asks_the_service(service: Service) -> None:
+def test_image_contains_only_what_serves() -> None:
+    files = image_files()
+    assert {file.parts[0] for file in files if len(file.parts) > 1} == {"model", "static"}
+    assert {file.suffix for file in files if file.parts[0] == "model"} == {".pgz", ".sha256"}
+    assert not {file.suffix for file in files} & {".csv", ".webp"}
+
+
+def test_version_is_the_newest_in_the_changelog() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    version = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE)[0]
+    openapi = json.loads((ROOT / "static" / "openapi.json").read_text())
+    assert openapi["info"]["version"] == version
+    for name in ("kubernetes.yaml", "README.md"):
+        versions = re.findall(r"iris-prediction-service:([\w.-]+)", (ROOT / name).read_text())
+        assert set(versions) <= {version}
+
+
+def test_image_health_check_fails_without_the_service(service: Service) -> None:
     (check,) = re.findall(r"^HEALTHCHECK CMD (.+)$", DOCKERFILE, re.MULTILINE)
     command = [sys.executable, *json.loads(check)[1:]]
     assert subprocess.run(command, env={"PORT": str(service.port)}).returncode == 0
@@ -103,11 +142,11 @@ def test_the_health_check_of_the_image_asks_the_service(service: Service) -> Non
     assert b"ConnectionRefusedError" in asked.stderr
 
 
-def test_the_memory_limit_has_room_for_all_that_clients_may_hold() -> None:
+def test_memory_limit_covers_the_worst_case() -> None:
     manifest = (ROOT / "kubernetes.yaml").read_text()
     settings = (ROOT / "gunicorn.conf.py").read_text()
     (connections,) = re.findall(r"^worker_connections = min\((\d+),", settings, re.MULTILINE)
-    bodies = request_body.LARGE_BODIES * request_body.MAX_LENGTH // 2**20
+    bodies = request_body.LARGE_REQUESTS * request_body.MAX_LENGTH // 2**20
     head, answer = gunicorn_worker.MAX_HEAD // 2**10, 2 * gunicorn_worker.SEND_BUFFER // 2**10
     worst = 66 + 4.5 * bodies + int(connections) * (2.5 * head + answer) / 1024
     computed = f"66 + 4.5 * {bodies} + {connections} * (2.5 * {head} + {answer}) / 1024"

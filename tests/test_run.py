@@ -2,11 +2,14 @@ import io
 import json
 import runpy
 import socket
+import sys
+import time
 from typing import Any
 
 import flask
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.serving import BaseWSGIServer
 
 import model
 import request_body
@@ -201,8 +204,12 @@ class Broken(io.BytesIO):
 @pytest.mark.parametrize(
     ("stream", "detail"),
     [
-        (io.BytesIO(BODY), f"The body ends after {len(BODY)} of the 1000 bytes announced."),
-        (Broken(), "The body ends early or has a malformed chunk: ConnectionResetError."),
+        (
+            io.BytesIO(BODY),
+            f"The body is incomplete: received {len(BODY)} of the 1000 bytes declared in "
+            "Content-Length.",
+        ),
+        (Broken(), "The body is incomplete or has a malformed chunk: ConnectionResetError."),
     ],
 )
 def test_incomplete_body_returns_400(client: FlaskClient, stream: io.BytesIO, detail: str) -> None:
@@ -274,12 +281,29 @@ def test_large_bodies_beyond_the_budget_return_503(
         refused = client.post("/predict", data=large, content_type="application/json")
         problem = assert_is_problem(refused, 503)
         assert refused.headers["Retry-After"] == "1"
-        assert problem["detail"] == "Too many large requests are being answered."
+        assert problem["detail"] == "Too many large requests in progress; try again shortly."
         small = BODY.ljust(SMALL)
         served = client.post("/predict", data=small, content_type="application/json")
         assert served.data == RESPONSE
     with client.post("/predict", data=large, content_type="application/json") as answered:
         assert answered.status_code == 200
+
+
+def test_rejected_large_requests_are_logged_once_per_ten_seconds_with_their_number(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run.body_reader, "reserved", run.body_reader.budget)
+    monkeypatch.setattr(run.body_reader, "rejected", 0)
+    monkeypatch.setattr(run.body_reader, "warned_at", float("-inf"))
+    seconds = [1000, 1001, 1009, 1010, 1011]
+    monkeypatch.setattr(time, "monotonic", lambda: seconds.pop(0))
+    for _ in range(5):
+        response = client.post(
+            "/predict", data=BODY.ljust(SMALL + 1), content_type="application/json"
+        )
+        assert response.status_code == 503
+    message = "Too many large requests in progress: %d rejected with 503 since the start"
+    assert caplog.messages == [message % 1, message % 4]
 
 
 @pytest.mark.parametrize(
@@ -320,7 +344,7 @@ def test_internal_error_is_logged_but_not_shown(
 def test_any_origin_is_allowed_by_default(client: FlaskClient) -> None:
     response = client.post("/predict", json=SAMPLE, headers={"Origin": "https://any.example"})
     assert response.headers["Access-Control-Allow-Origin"] == "https://any.example"
-    assert response.headers["Vary"] == "Origin"
+    assert response.headers.getlist("Vary") == ["Origin"]
     assert "Access-Control-Allow-Credentials" not in response.headers
 
 
@@ -381,6 +405,30 @@ def test_cors_origins_allow_only_those_origins(
     assert headers.getlist("Vary") == ["Origin"]
 
 
+@pytest.mark.parametrize(
+    ("origin", "sent_by_browsers"),
+    [
+        ("https://a.example:443", "https://a.example"),
+        ("https://a.example:80", "https://a.example:80"),
+        ("http://a.example:80", "http://a.example"),
+        ("http://a.example:08080", "http://a.example:8080"),
+        ("HTTPS://A.Example", "https://a.example"),
+        ("http://[0:0:0:0:0:0:0:1]:5173", "http://[::1]:5173"),
+        ("http://[2001:DB8:0:0::1]", "http://[2001:db8::1]"),
+        ("http://127.1", "http://127.0.0.1"),
+        ("http://0x7f.1:80", "http://127.0.0.1"),
+        ("http://app1.example", "http://app1.example"),
+        ("capacitor://localhost", "capacitor://localhost"),
+    ],
+)
+def test_origin_is_matched_as_browsers_send_it(
+    monkeypatch: pytest.MonkeyPatch, origin: str, sent_by_browsers: str
+) -> None:
+    client = started(monkeypatch, FLASK_CORS_ORIGINS=origin)
+    headers = client.get("/", headers={"Origin": sent_by_browsers}).headers
+    assert headers.get("Access-Control-Allow-Origin") == sent_by_browsers
+
+
 @pytest.mark.parametrize("origins", ["*", '["*"]', "https://one.example,*"])
 def test_star_allows_every_origin(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
     client = started(monkeypatch, FLASK_CORS_ORIGINS=origins)
@@ -403,6 +451,12 @@ def test_star_allows_every_origin(monkeypatch: pytest.MonkeyPatch, origins: str)
         ("[]", "[]"),
         ('["https://one.example", 5]', "5"),
         ("true", "True"),
+        ("http://a.example:99999", "'http://a.example:99999'"),
+        ("http://1.2.3.256", "'http://1.2.3.256'"),
+        ("http://[1::2::3]", "'http://[1::2::3]'"),
+        ("http://[::ffff:7f00:1]", "'http://[::ffff:7f00:1]'"),
+        ("https://", "'https://'"),
+        ("http://a.example?", "'http://a.example?'"),
     ],
 )
 def test_invalid_origin_fails_at_startup(
@@ -411,7 +465,7 @@ def test_invalid_origin_fails_at_startup(
     with pytest.raises(SystemExit) as ended:
         started(monkeypatch, FLASK_CORS_ORIGINS=origins)
     assert ended.value.code == (
-        f"FLASK_CORS_ORIGINS has {wrong}, and each has to be * or scheme://host[:port]."
+        f"Each origin in FLASK_CORS_ORIGINS must be * or scheme://host[:port], not {wrong}."
     )
 
 
@@ -448,48 +502,81 @@ def test_unknown_path_names_the_demo_page(client: FlaskClient, prefix: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("env", "sentence"),
+    ("env", "message"),
     [
         (
             {"FLASK_MAX_CONTENT_LENGTH": "1MB"},
-            "FLASK_MAX_CONTENT_LENGTH is '1MB' and has to be a number of bytes.",
+            "FLASK_MAX_CONTENT_LENGTH must be a number of bytes, not '1MB'.",
         ),
         (
             {"FLASK_MAX_CONTENT_LENGTH": "0"},
-            "FLASK_MAX_CONTENT_LENGTH is 0 and has to be a number of bytes.",
+            "FLASK_MAX_CONTENT_LENGTH must be a number of bytes, not 0.",
         ),
-        ({"PORT": "http"}, "PORT is 'http' and has to be a number from 1 to 65535."),
-        ({"PORT": "70000"}, "PORT is '70000' and has to be a number from 1 to 65535."),
-        ({"PORT": "0"}, "PORT is '0' and has to be a number from 1 to 65535."),
-        ({"PORT": "٣"}, "PORT is '٣' and has to be a number from 1 to 65535."),
+        ({"PORT": "http"}, "PORT must be a number from 1 to 65535, not 'http'."),
+        ({"PORT": "70000"}, "PORT must be a number from 1 to 65535, not '70000'."),
+        ({"PORT": "0"}, "PORT must be a number from 1 to 65535, not '0'."),
+        ({"PORT": "٣"}, "PORT must be a number from 1 to 65535, not '٣'."),
         (
             {"FLASK_CORS_SUPPORTS_CREDENTIALS": "no"},
-            "FLASK_CORS_SUPPORTS_CREDENTIALS is 'no' and has to be true or false.",
+            "FLASK_CORS_SUPPORTS_CREDENTIALS must be true or false, not 'no'.",
         ),
     ],
 )
 def test_invalid_environment_fails_at_startup(
-    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], sentence: str
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], message: str
 ) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
-    assert ended.value.code == sentence
-
-
-ALL = settings.all_interfaces()
+    assert ended.value.code == message
 
 
 @pytest.mark.parametrize(
-    ("flask_debug", "host", "debug"),
-    [(None, ALL, False), ("0", ALL, False), ("no", ALL, False), ("1", "127.0.0.1", True)],
+    ("name", "nearest"),
+    [
+        ("FLASK_CORS_ORIGIN", "FLASK_CORS_ORIGINS"),
+        ("FLASK_CORS_ORIGIN__A", "FLASK_CORS_ORIGINS"),
+        ("FLASK_cors_origins", "FLASK_CORS_ORIGINS"),
+        ("flask_cors_origins", "FLASK_CORS_ORIGINS"),
+        ("FLASK_CROS_ORIGINS", "FLASK_CORS_ORIGINS"),
+        ("FLASK_ORIGINS", "FLASK_CORS_ORIGINS"),
+        ("FLASK_CORS_CREDENTIALS", "FLASK_CORS_SUPPORTS_CREDENTIALS"),
+        ("FLASK_MAX_CONTENT_LENGHT", "FLASK_MAX_CONTENT_LENGTH"),
+    ],
+)
+def test_misspelled_variable_fails_at_startup(
+    monkeypatch: pytest.MonkeyPatch, name: str, nearest: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        started(monkeypatch, **{name: "https://one.example"})
+    assert ended.value.code == f"{name} is not a setting. Did you mean {nearest}?"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FLASK_APP",
+        "FLASK_ENV",
+        "FLASK_RUN_PORT",
+        "FLASK_SKIP_DOTENV",
+        "FLASK_SECRET_KEY",
+        "FLASK_CORS_METHODS",
+        "FLASK_SESSION_COOKIE_NAME",
+        "FLASK_SOMETHING_ELSE",
+    ],
+)
+def test_other_flask_variables_are_accepted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert started(monkeypatch, **{name: "POST"}).get("/").text == "hello!!"
+
+
+@pytest.mark.parametrize(
+    ("flask_debug", "debug"), [(None, False), ("0", False), ("no", False), ("1", True)]
 )
 def test_debugger_is_on_by_request_and_on_loopback_only(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     flask_debug: str | None,
-    host: str,
     debug: bool,
 ) -> None:
     if flask_debug is None:
@@ -497,18 +584,53 @@ def test_debugger_is_on_by_request_and_on_loopback_only(
     else:
         monkeypatch.setenv("FLASK_DEBUG", flask_debug)
     monkeypatch.delenv("PORT", raising=False)
-    served: list[tuple[Any, ...]] = []
+    served: list[tuple[str, int, bool]] = []
 
-    def serve(app: flask.Flask, host: str, port: int, **options: Any) -> None:
+    def run_debugger(app: flask.Flask, host: str, port: int) -> None:
         served.append((host, port, app.debug))
 
-    monkeypatch.setattr(flask.Flask, "run", serve)
+    def start_server(server: BaseWSGIServer, host: str, port: int, *args: Any) -> None:
+        served.append((host, port, args[0].debug))
+
+    monkeypatch.setattr(flask.Flask, "run", run_debugger)
+    monkeypatch.setattr(BaseWSGIServer, "__init__", start_server)
+    monkeypatch.setattr(BaseWSGIServer, "serve_forever", lambda server: None)
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
     shown = "127.0.0.1" if debug else "localhost"
     assert f"http://{shown}:3000/static/index.html" in capsys.readouterr().out
     monkeypatch.setenv("PORT", "3001")
     runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
+    host = "127.0.0.1" if debug else settings.wildcard_address()
     assert served == [(host, 3000, debug), (host, 3001, debug)]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", settings.wildcard_address()])
+def test_development_server_accepts_ipv4_connections(host: str) -> None:
+    server = run.Server(host, 0, run.app)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5):
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("modules", "warnings"),
+    [
+        pytest.param({"gunicorn.arbiter": None}, 1, id="gunicorn without its configuration"),
+        pytest.param({"gunicorn.arbiter": None, "gunicorn_worker": None}, 0, id="gunicorn"),
+        pytest.param({}, 0, id="another server"),
+    ],
+)
+def test_gunicorn_without_its_configuration_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    modules: dict[str, Any],
+    warnings: int,
+) -> None:
+    for name in ("gunicorn.arbiter", "gunicorn_worker"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    settings.check_server(run.app.logger)
+    assert len(caplog.messages) == warnings
 
 
 def test_development_log_shows_plain_ipv4_addresses() -> None:
@@ -517,31 +639,43 @@ def test_development_log_shows_plain_ipv4_addresses() -> None:
     assert handler.address_string() == "127.0.0.1"
 
 
-@pytest.mark.parametrize(("only_ipv6", "address"), [(0, "::"), (1, "0.0.0.0"), (None, "0.0.0.0")])
-def test_wildcard_address_fits_the_system(
-    monkeypatch: pytest.MonkeyPatch, only_ipv6: int | None, address: str
+@pytest.mark.parametrize(
+    ("ipv6_only", "wildcard", "addresses"),
+    [
+        pytest.param(0, "::", ["[::]:3000"], id="one socket for both"),
+        pytest.param(1, "::", ["[::]:3000", "0.0.0.0:3000"], id="a socket for each"),
+        pytest.param(None, "0.0.0.0", ["0.0.0.0:3000"], id="no IPv6"),
+    ],
+)
+def test_wildcard_addresses_fit_the_system(
+    monkeypatch: pytest.MonkeyPatch, ipv6_only: int | None, wildcard: str, addresses: list[str]
 ) -> None:
     class Socket(socket.socket):
-        def __init__(self, family: int) -> None:
-            if only_ipv6 is None:
+        def __init__(self, family: int, kind: int = socket.SOCK_STREAM) -> None:
+            if ipv6_only is None:
                 raise OSError("Address family not supported by protocol")
             super().__init__()
 
+        def setsockopt(self, level: int, option: int, value: int) -> None:  # type: ignore[override]
+            pass
+
         def getsockopt(self, level: int, option: int) -> int:  # type: ignore[override]
-            return only_ipv6  # type: ignore[return-value]
+            return ipv6_only  # type: ignore[return-value]
 
     monkeypatch.setattr(socket, "socket", Socket)
-    assert settings.all_interfaces() == address
+    assert settings.wildcard_address() == wildcard
+    assert settings.bind_addresses(3000) == addresses
 
 
 @pytest.mark.parametrize(
-    ("host", "page"),
+    ("host", "url"),
     [
+        ("", "http://localhost:3000/static/index.html"),
         ("::", "http://localhost:3000/static/index.html"),
         ("0.0.0.0", "http://localhost:3000/static/index.html"),
         ("127.0.0.1", "http://127.0.0.1:3000/static/index.html"),
         ("::1", "http://[::1]:3000/static/index.html"),
     ],
 )
-def test_page_url_fits_the_bind(host: str, page: str) -> None:
-    assert settings.page(host, 3000) == page
+def test_page_url_fits_the_bind(host: str, url: str) -> None:
+    assert settings.page_url(host, 3000) == url

@@ -1,6 +1,5 @@
-"""The faults of a network and of a night in production, over real sockets to `gunicorn run:app`."""
+"""The service over real sockets: HTTP, signals, settings and failures in production."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.iris import FLOWER
-from tests.service import ANSWER, JSON, PICKLE, ROOT, Load, Service
-from tests.test_run import LIMIT, NOT_JSON, WRONG
+import model
+import run
+from tests.samples import BODY, INVALID_JSON, INVALID_SAMPLES, JSON, RESPONSE
+from tests.service import ROOT, Load, Service, free_port, read_response
 
-ONE = json.dumps(FLOWER).encode()
+LIMIT = run.app.config["MAX_CONTENT_LENGTH"]
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 LONG = HEAD + b"Content-Length: %d\r\n\r\n"
-ASKED = LONG % len(ONE) + ONE
+ASKED = LONG % len(BODY) + BODY
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 LINUX = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="/proc is not Linux's")
 DEVELOPMENT = "import os, run; run.app.run(port=int(os.environ['PORT']))"
@@ -38,51 +38,50 @@ def server(request: pytest.FixtureRequest, service: Service) -> Iterator[Service
             yield server
 
 
-def test_a_flower_has_its_class(server: Service) -> None:
-    status, headers, body = server.request("POST", "/predict", ONE)
-    assert (status, headers["Content-Type"], body) == (200, "application/json", ANSWER)
+def test_sample_returns_its_class(server: Service) -> None:
+    status, headers, body = server.request("POST", "/predict", BODY)
+    assert (status, headers["Content-Type"], body) == (200, "application/json", RESPONSE)
     assert headers["Access-Control-Allow-Origin"] == "*"
 
 
-@pytest.mark.parametrize("body", NOT_JSON, ids=lambda body: repr(body[:30]))
-def test_what_is_not_json_is_refused(server: Service, body: bytes) -> None:
+@pytest.mark.parametrize("body", INVALID_JSON.values(), ids=INVALID_JSON)
+def test_invalid_json_returns_400(server: Service, body: bytes) -> None:
     status, headers, answer = server.request("POST", "/predict", body)
     assert (status, headers["Content-Type"]) == (400, "application/problem+json")
     assert b"not JSON in UTF-8" in answer
-    assert server.request("POST", "/predict", ONE)[2] == ANSWER
+    assert server.request("POST", "/predict", BODY)[2] == RESPONSE
 
 
-@pytest.mark.parametrize(("body", "errors"), WRONG, ids=lambda case: repr(case[:30]))
-def test_every_wrong_field_is_named(
-    server: Service, body: bytes, errors: list[tuple[str, str]]
+@pytest.mark.parametrize(("body", "errors"), INVALID_SAMPLES.values(), ids=INVALID_SAMPLES)
+def test_invalid_samples_return_422_with_each_error(
+    server: Service, body: bytes, errors: list[dict[str, str]]
 ) -> None:
-    status, _, answer = server.request("POST", "/predict", body)
+    status, _, problem = server.request("POST", "/predict", body)
     assert status == 422
-    named = [(error["pointer"], error["detail"]) for error in json.loads(answer)["errors"]]
-    assert named == errors
+    assert json.loads(problem)["errors"] == errors
 
 
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
         (HEAD + b"\r\n", 400),
-        (LONG % (len(ONE) + 1) + ONE, 400),
+        (LONG % (len(BODY) + 1) + BODY, 400),
         (LONG % 10**10, 413),
-        (LONG % 10**10 + ONE * 1000, 413),
-        (CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (LIMIT + 1, ONE.ljust(LIMIT + 1)), 413),
-        (CHUNKED + b"fffffff\r\n" + ONE.ljust(LIMIT + 1), 413),
-        (CHUNKED + b"ffff0\r\n" + ONE * 1_000, 400),
+        (LONG % 10**10 + BODY * 1000, 413),
+        (CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (LIMIT + 1, BODY.ljust(LIMIT + 1)), 413),
+        (CHUNKED + b"fffffff\r\n" + BODY.ljust(LIMIT + 1), 413),
+        (CHUNKED + b"ffff0\r\n" + BODY * 1_000, 400),
         (CHUNKED + b"5\r\nhel", 400),
-        (CHUNKED + b"%x\r\n%s\r\n" % (len(ONE), ONE), 400),
+        (CHUNKED + b"%x\r\n%s\r\n" % (len(BODY), BODY), 400),
         (CHUNKED + b"zz\r\nhello\r\n0\r\n\r\n", 400),
-        (CHUNKED + b"%x\r\n%sXX0\r\n\r\n" % (len(ONE), ONE), 400),
+        (CHUNKED + b"%x\r\n%sXX0\r\n\r\n" % (len(BODY), BODY), 400),
     ],
 )
-def test_a_body_of_another_length_is_refused(server: Service, sent: bytes, status: int) -> None:
+def test_wrong_body_length_returns_an_error(server: Service, sent: bytes, status: int) -> None:
     answer = server.send(sent)
     assert answer.split(b" ")[1] == str(status).encode()
     assert b"application/problem+json" in answer
-    assert server.request("POST", "/predict", ONE)[2] == ANSWER
+    assert server.request("POST", "/predict", BODY)[2] == RESPONSE
 
 
 def chunked(body: bytes, size: int) -> bytes:
@@ -92,43 +91,40 @@ def chunked(body: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("trailers", [b"\r\n", b"X-Checksum: 5\r\n\r\n"])
 @pytest.mark.parametrize(("length", "size"), [(0, 1), (0, 7), (0, 1000), (2**17, 1000)])
-def test_a_chunked_body_is_served(
-    service: Service, length: int, size: int, trailers: bytes
-) -> None:
-    sent = CHUNKED + chunked(ONE.ljust(length), size) + trailers
+def test_chunked_body_is_served(service: Service, length: int, size: int, trailers: bytes) -> None:
+    sent = CHUNKED + chunked(BODY.ljust(length), size) + trailers
     with service.connect() as client:
         for _ in range(2):  # the connection goes on
             client.sendall(sent)
             answer = b""
-            while not answer.endswith(ANSWER):
+            while not answer.endswith(RESPONSE):
                 answer += client.recv(65536)
             assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-def test_development_serves_a_chunked_body(server: Service) -> None:
-    assert server.send(CHUNKED + chunked(ONE, 9) + b"\r\n").endswith(ANSWER)
+def test_short_chunked_body_is_served(server: Service) -> None:
+    assert server.send(CHUNKED + chunked(BODY, 9) + b"\r\n").endswith(RESPONSE)
 
 
-def test_too_long_a_body_is_refused_before_it_is_sent(server: Service) -> None:
+def test_body_over_the_limit_is_rejected_before_it_is_sent(server: Service) -> None:
     with server.connect(timeout=5) as client:
         client.sendall(LONG % 10**10)
         assert b" 413 " in client.recv(65536)
 
 
-def test_the_answer_reaches_a_client_that_sends_it_all_first(service: Service) -> None:
-    status, headers, _ = service.request("POST", "/predict", b" " * 8_000_000)
-    assert (status, headers["Connection"]) == (413, "close")
+def test_client_that_sends_its_whole_body_first_reads_the_413(service: Service) -> None:
+    assert service.request("POST", "/predict", b" " * 8_000_000)[0] == 413
 
 
-def test_a_connection_goes_on_after_an_error(service: Service) -> None:
+def test_connection_stays_open_after_an_error(service: Service) -> None:
     connection = HTTPConnection("127.0.0.1", service.port, timeout=5)
     local_ports = set()
     for method, path, body, headers, status in [
         ("POST", "/nowhere", b" " * 2**20, {}, 404),
-        ("PUT", "/predict", ONE, JSON, 405),
+        ("PUT", "/predict", BODY, JSON, 405),
         ("POST", "/predict", b" " * 2**20, {}, 415),
         ("POST", "/predict", b"{}", JSON, 422),
-        ("POST", "/predict", ONE, JSON, 200),
+        ("POST", "/predict", BODY, JSON, 200),
     ]:
         connection.request(method, path, body, headers)
         response = connection.getresponse()
@@ -150,8 +146,6 @@ def test_a_connection_goes_on_after_an_error(service: Service) -> None:
         b"GET / HTTP/1.1\r\nHost: a\x00b\r\n\r\n",
         b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
         b"GET / HTTP/1.1\r\n folded: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000 + b"\r\n\r\n",
-        b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n\r\n",
         b"get / http/1.1\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
@@ -166,51 +160,74 @@ def test_a_connection_goes_on_after_an_error(service: Service) -> None:
     ],
     ids=lambda sent: repr(sent[-30:]),
 )
-def test_malformed_http_is_refused_or_hung_up_on(service: Service, sent: bytes) -> None:
+def test_malformed_http_is_rejected_or_disconnected(service: Service, sent: bytes) -> None:
     answer = service.send(sent)
     assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
-    assert service.request("POST", "/predict", ONE)[2] == ANSWER
+    assert service.request("POST", "/predict", BODY)[2] == RESPONSE
 
 
-def test_slow_clients_are_let_go_and_hold_nobody(service: Service) -> None:
-    headers = [service.connect() for _ in range(200)]
-    bodies = [service.connect() for _ in range(200)]
-    for client in bodies:
-        client.sendall(LONG % 1000)
-    started = time.monotonic()
-    with Load(service.port, clients=2) as load:
-        slow = headers + bodies
-        while slow and time.monotonic() - started < 15:
-            for client in slow:
-                with contextlib.suppress(OSError):
-                    client.send(b"x")
-            time.sleep(1)
-            slow = [client for client in slow if not is_closed(client)]
-    assert not slow
-    assert time.monotonic() - started > 9
-    assert load.answered > 100
-    assert not load.failures
+START = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 
 
-def is_closed(client: socket.socket) -> bool:
-    client.setblocking(False)
-    try:
-        closed = client.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionError:
-        closed = True
-    client.close()
-    return closed
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(START + b"Cookie: a=" + b"x" * 9_000 + b"\r\n\r\n", id="a long cookie"),
+        pytest.param(START + b"X: " + b"x" * 65_000 + b"\r\n\r\n", id="one field"),
+        pytest.param(START + (b"X: " + b"x" * 3_500 + b"\r\n") * 3 + b"\r\n", id="three fields"),
+        pytest.param(START + b"X: 1\r\n" * 120 + b"\r\n", id="120 fields"),
+        pytest.param(START + (b"X: " + b"x" * 240 + b"\r\n") * 255 + b"\r\n", id="256 fields"),
+        pytest.param(
+            START.replace(b"/", b"/?" + b"x" * 5_000, 1) + b"\r\n", id="a long request line"
+        ),
+        pytest.param(
+            START.replace(b"/", b"/?" + b"x" * 65_000, 1) + b"\r\n", id="only a request line"
+        ),
+    ],
+)
+def test_request_headers_of_up_to_64_kib_and_256_fields_are_served(
+    service: Service, head: bytes
+) -> None:
+    assert service.send(head).endswith(b"hello!!")
 
 
-def test_a_client_that_takes_a_few_seconds_is_served(service: Service) -> None:
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(START + b"X: " + b"x" * 70_000 + b"\r\n\r\n", id="one field"),
+        pytest.param(START + (b"X: " + b"x" * 240 + b"\r\n") * 280 + b"\r\n", id="many fields"),
+        pytest.param(START + b"X:\r\n" * 256 + b"\r\n", id="257 fields"),
+        pytest.param(START.replace(b"/", b"/" + b"x" * 70_000, 1) + b"\r\n", id="request line"),
+    ],
+)
+def test_request_headers_over_64_kib_or_256_fields_are_rejected(
+    service: Service, head: bytes
+) -> None:
+    assert service.send(head).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"X-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\n",
+        b"X-Forwarded-Proto: https\r\nX-Forwarded-Proto: http\r\n",
+        b"X-Forwarded-Proto: http\r\nX-Forwarded-Protocol: ssl\r\nX-Forwarded-Ssl: on\r\n",
+    ],
+)
+def test_scheme_headers_of_a_proxy_are_ignored(service: Service, headers: bytes) -> None:
+    assert service.send(LONG.replace(HEAD, HEAD + headers) % len(BODY) + BODY).endswith(RESPONSE)
+    preflight = b"OPTIONS /predict HTTP/1.1\r\nHost: localhost\r\nOrigin: https://a.example\r\n"
+    preflight += b"Access-Control-Request-Method: POST\r\n" + headers + b"\r\n"
+    assert b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in service.send(preflight)
+
+
+def test_client_that_takes_a_few_seconds_is_served(service: Service) -> None:
     with service.connect() as client:
-        for part in (HEAD, b"Content-Length: %d\r\n\r\n" % len(ONE), ONE[:9], ONE[9:]):
+        for part in (HEAD, b"Content-Length: %d\r\n\r\n" % len(BODY), BODY[:9], BODY[9:]):
             time.sleep(1)
             client.sendall(part)
         client.shutdown(socket.SHUT_WR)
-        assert client.makefile("rb").read().endswith(ANSWER)
+        assert client.makefile("rb").read().endswith(RESPONSE)
 
 
 def count(folder: str) -> int:
@@ -227,7 +244,7 @@ def wait_for_workers(service: Service, expected: int, within: float) -> list[int
 
 
 @LINUX
-def test_reloading_again_and_again_loses_no_request() -> None:
+def test_repeated_sighup_loses_no_request() -> None:
     with Service(WEB_CONCURRENCY="2") as service:
         before = wait_for_workers(service, 2, within=5)
         time.sleep(1)
@@ -245,11 +262,35 @@ def test_reloading_again_and_again_loses_no_request() -> None:
 
 
 @LINUX
-def test_terminating_answers_what_runs_and_what_waits() -> None:
+def test_upgrade_with_sigusr2_loses_no_request(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"  # the new master's is pid.2, until the old one has exited
+    gunicorn = str(Path(sys.executable).with_name("gunicorn"))
+    command = (gunicorn, "--pid", str(pid_file), "run:app")
+    with Service(*command, WEB_CONCURRENCY="2") as service, Load(service.port, 2) as load:
+        wait_for_workers(service, 2, within=5)
+        service.process.send_signal(signal.SIGUSR2)
+        deadline = time.monotonic() + 30
+        while service.logged().count("Booting worker") < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        new = int((tmp_path / "pid.2").read_text())
+        service.process.terminate()
+        assert service.process.wait(5) == 0
+        answered = load.answered
+        time.sleep(1)
+        load.stopped.set()
+        os.kill(new, signal.SIGTERM)
+    assert not load.failures
+    assert load.answered > answered
+    assert int(pid_file.read_text()) == new
+
+
+@LINUX
+def test_sigterm_finishes_in_flight_and_queued_requests() -> None:
     with Service(WEB_CONCURRENCY="2") as service:
         running = [service.connect() for _ in range(20)]
         for client in running:
-            client.sendall(LONG % len(ONE) + ONE[:9])
+            client.sendall(LONG % len(BODY) + BODY[:9])
         idle = HTTPConnection("127.0.0.1", service.port)
         idle.request("GET", "/")
         assert idle.getresponse().read() == b"hello!!"
@@ -267,12 +308,12 @@ def test_terminating_answers_what_runs_and_what_waits() -> None:
                 os.kill(pid, signal.SIGCONT)
             time.sleep(0.5)
             for client in running:
-                client.sendall(ONE[9:])
+                client.sendall(BODY[9:])
             assert service.process.wait(5) == 0
             assert time.monotonic() - started < 5
         for client in running + queued:
             with client:
-                assert client.recv(65536).endswith(ANSWER)
+                assert read_response(client) == (200, RESPONSE)
         assert load.answered > 100
         # Whoever comes after the end is refused, but for a few microseconds between a worker's
         # last accept and its close, in which the kernel resets who has just come.
@@ -283,7 +324,7 @@ def test_terminating_answers_what_runs_and_what_waits() -> None:
         idle.close()
 
 
-def test_terminating_does_not_wait_for_those_who_stall() -> None:
+def test_sigterm_does_not_wait_for_stalled_clients() -> None:
     with Service() as service:
         stalled = [service.connect() for _ in range(20)]
         for client in stalled:
@@ -296,7 +337,7 @@ def test_terminating_does_not_wait_for_those_who_stall() -> None:
 
 
 @LINUX
-def test_a_killed_worker_is_replaced() -> None:
+def test_killed_worker_is_replaced() -> None:
     with Service(WEB_CONCURRENCY="2") as service:
         victim, other = wait_for_workers(service, 2, within=5)
         with Load(service.port) as load:
@@ -310,7 +351,7 @@ def test_a_killed_worker_is_replaced() -> None:
 
 
 @LINUX
-def test_workers_do_not_outlive_a_killed_master() -> None:
+def test_workers_exit_after_their_master_is_killed() -> None:
     with Service(WEB_CONCURRENCY="2") as service:
         workers = wait_for_workers(service, 2, within=5)
         service.process.kill()
@@ -323,13 +364,13 @@ def test_workers_do_not_outlive_a_killed_master() -> None:
 
 
 @LINUX
-def test_each_process_has_a_handful_of_threads() -> None:
+def test_processes_have_at_most_five_threads() -> None:
     env = {"WEB_CONCURRENCY": "2"}
     assert "OMP_NUM_THREADS" not in os.environ
     with Service(**env) as service:
         workers = wait_for_workers(service, 2, within=5)
         for _ in range(10):
-            assert service.request("POST", "/predict", ONE)[2] == ANSWER
+            assert service.request("POST", "/predict", BODY)[2] == RESPONSE
         for pid in (service.process.pid, *workers):
             assert count(f"/proc/{pid}/task") <= 5
 
@@ -341,28 +382,76 @@ exec env -u HOME unshare --user --map-user=12345 --map-group=12345 "$@"
 
 
 @LINUX
-def test_it_serves_from_a_read_only_disk_as_anybody_without_a_home() -> None:
+def test_service_runs_on_a_read_only_disk_as_any_user_without_a_home() -> None:
     if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"]).returncode:
         (pytest.fail if "CI" in os.environ else pytest.skip)("unshare cannot make namespaces here")
     gunicorn = [sys.executable, "-m", "gunicorn", "run:app"]
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, __file__, *gunicorn]
     with Service(*command, WEB_CONCURRENCY="1") as service:
-        assert service.request("POST", "/predict", ONE)[2] == ANSWER
+        assert service.request("POST", "/predict", BODY)[2] == RESPONSE
     assert "Booting worker" in service.logged()
     assert "ERROR" not in service.logged() and "WARNING" not in service.logged()
 
 
-def test_two_instances_are_independent() -> None:
+# Starts a server on port 3000 in a network namespace of its own, and prints the addresses on which
+# it serves. The ioctl is SIOCSIFFLAGS, and turns the loopback interface on.
+IN_NAMESPACE = """
+import fcntl, http.client, pathlib, socket, struct, sys
+from tests.service import Service
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14x", b"lo", 1))
+pathlib.Path("/proc/sys/net/ipv6", sys.argv[1]).write_text("1")
+with Service(*sys.argv[2:], port=3000) as service:
+    for host in ("127.0.0.1", "::1"):
+        try:
+            http.client.HTTPConnection(host, 3000, timeout=5).request("GET", "/")
+            print(host)
+        except OSError:
+            pass
+"""
+
+
+@LINUX
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("setting", "addresses"),
+    [
+        pytest.param("bindv6only", ["127.0.0.1", "::1"], id="IPv6 sockets as on Windows"),
+        pytest.param("conf/all/disable_ipv6", ["127.0.0.1"], id="no IPv6"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [("run.py",), ("-m", "gunicorn", "run:app"), ("-m", "waitress", "--listen=*:3000", "run:app")],
+    ids=["run.py", "gunicorn", "waitress"],
+)
+def test_every_server_listens_on_ipv6_and_ipv4(
+    command: tuple[str, ...], setting: str, addresses: list[str]
+) -> None:
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rn", "true"]).returncode:
+        (pytest.fail if "CI" in os.environ else pytest.skip)("unshare cannot make namespaces here")
+    python = sys.executable
+    ended = subprocess.run(
+        ["unshare", "-rn", python, "-c", IN_NAMESPACE, setting, python, *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.stdout.split() == addresses, ended.stderr
+
+
+def test_two_services_are_independent() -> None:
     with Service() as one:
         with Service() as two:
-            assert one.request("POST", "/predict", ONE)[2] == ANSWER
-            assert two.request("POST", "/predict", ONE)[2] == ANSWER
-        assert one.request("POST", "/predict", ONE)[2] == ANSWER
+            assert one.request("POST", "/predict", BODY)[2] == RESPONSE
+            assert two.request("POST", "/predict", BODY)[2] == RESPONSE
+        assert one.request("POST", "/predict", BODY)[2] == RESPONSE
         assert one.process.poll() is None
 
 
 @LINUX
-def test_memory_does_not_grow() -> None:
+def test_memory_stays_constant_over_20000_requests() -> None:
     with Service(WEB_CONCURRENCY="1") as service:
         good = ASKED * 100
         bad = (LONG % 2 + b"{}") * 10
@@ -382,20 +471,125 @@ def test_memory_does_not_grow() -> None:
         assert service.private_memory()[0] < before + 1
 
 
-def test_a_damaged_model_stops_the_start(tmp_path: Path) -> None:
-    for name in (
-        "request_body.py",
-        "gunicorn.conf.py",
-        "model.py",
-        "run.py",
-        "settings.py",
-        "gunicorn_worker.py",
-    ):
-        shutil.copy(ROOT / name, tmp_path)
+GUNICORN = (sys.executable, "-m", "gunicorn")
+CONFIGURATION = str(ROOT / "gunicorn.conf.py")
+ELSEWHERE = ("sh", "-c", 'cd / && exec "$@"', "sh")
+
+
+@pytest.mark.parametrize("options", [(), ("--chdir", str(ROOT))], ids=["alone", "with --chdir"])
+def test_configuration_works_from_another_folder(options: tuple[str, ...]) -> None:
+    command = (*ELSEWHERE, *GUNICORN, "-c", CONFIGURATION, *options, "run:app")
+    with Service(*command) as service:
+        assert service.request("POST", "/predict", BODY)[2] == RESPONSE
+    assert "Using worker: Worker" in service.logged()
+    assert "WARNING" not in service.logged()
+
+
+def test_gunicorn_without_the_configuration_logs_the_cure() -> None:
+    with Service(*ELSEWHERE, *GUNICORN, "--chdir", str(ROOT), "run:app", WEB_CONCURRENCY="1") as s:
+        assert s.request("POST", "/predict", BODY)[2] == RESPONSE
+    (warning,) = [line for line in s.logged().splitlines() if "WARNING" in line]
+    assert warning.endswith(f"Start it with: gunicorn -c {CONFIGURATION} run:app")
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "127.0.0.1"])
+def test_log_shows_the_demo_page_url(host: str) -> None:
+    port = free_port()
+    with Service(*GUNICORN, "--bind", f"{host}:{port}", "run:app", port=port) as service:
+        pass
+    shown = host if host == "127.0.0.1" else "localhost"
+    assert f"The demo page: http://{shown}:{port}/static/index.html\n" in service.logged()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PORT", "http", "PORT must be a number from 1 to 65535, not 'http'."),
+        (
+            "FLASK_CORS_ORIGIN",
+            "https://one.example",
+            "FLASK_CORS_ORIGIN is not a setting. Did you mean FLASK_CORS_ORIGINS?",
+        ),
+        (
+            "FLASK_CORS_ORIGINS",
+            "one.example",
+            "Each origin in FLASK_CORS_ORIGINS must be * or scheme://host[:port], "
+            "not 'one.example'.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", [(*GUNICORN, "run:app"), (sys.executable, "run.py")])
+def test_invalid_setting_fails_at_startup_with_one_line(
+    command: tuple[str, ...], name: str, value: str, message: str
+) -> None:
+    env = {**os.environ, name: value}
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30)
+    assert ended.returncode != 0
+    lines = [line for line in ended.stderr.splitlines() if "[INFO]" not in line]
+    assert lines == [message]
+
+
+def test_rejected_large_requests_are_logged_with_their_number() -> None:
+    with Service(WEB_CONCURRENCY="1") as service:
+        stalled = [service.connect() for _ in range(8)]
+        for client in stalled:
+            client.sendall(LONG % LIMIT + BODY)
+        time.sleep(0.5)
+        for _ in range(5):
+            status, headers, _ = service.request("POST", "/predict", BODY.ljust(2**15))
+            assert (status, headers["Retry-After"]) == (503, "1")
+        for client in stalled:
+            client.close()
+    (warning,) = [line for line in service.logged().splitlines() if "503" in line]
+    assert warning.endswith(
+        "WARNING in request_body: Too many large requests in progress: "
+        "1 rejected with 503 since the start"
+    )
+
+
+def freeze(processes: list[int], seconds: float) -> None:
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    for pid in processes:
+        os.kill(pid, signal.SIGCONT)
+
+
+@LINUX
+def test_freeze_of_all_processes_loses_no_request() -> None:
+    with Service(WEB_CONCURRENCY="2", GUNICORN_CMD_ARGS="--timeout 2") as service:
+        workers = wait_for_workers(service, 2, within=5)
+        with Load(service.port) as load:
+            for _ in range(2):
+                time.sleep(0.5)
+                answered = load.answered
+                freeze([service.process.pid, *workers], seconds=6)
+            time.sleep(3)
+        assert load.answered > answered
+        assert not load.failures
+        assert service.workers() == workers
+    assert "TIMEOUT" not in service.logged()
+
+
+@LINUX
+def test_hung_worker_is_replaced() -> None:
+    with Service(WEB_CONCURRENCY="2", GUNICORN_CMD_ARGS="--timeout 2") as service:
+        hung, other = wait_for_workers(service, 2, within=5)
+        os.kill(hung, signal.SIGSTOP)
+        deadline = time.monotonic() + 20
+        while hung in service.workers():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert other in wait_for_workers(service, 2, within=5)
+
+
+def test_corrupted_model_fails_at_startup(tmp_path: Path) -> None:
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tmp_path)
     shutil.copytree(ROOT / "model", tmp_path / "model")
-    path = tmp_path / "model" / PICKLE.name
+    path = tmp_path / "model" / model.PATH.name
     path.write_bytes(path.read_bytes()[:-1])
     command = [sys.executable, "-m", "gunicorn", "run:app"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert ended.returncode != 0
-    assert f"ModelError: {path} is damaged" in ended.stderr
+    assert ended.stderr.startswith(f"{path} is corrupted: ")

@@ -1,8 +1,8 @@
-"""What the worker promises to ordinary clients and against those that mean harm."""
+"""What the worker promises to any WSGI app's clients, and against those that mean harm."""
 
 import contextlib
-import json
 import os
+import re
 import select
 import signal
 import socket
@@ -10,487 +10,456 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from http.client import HTTPConnection
-from importlib.metadata import distribution
 from pathlib import Path
 
-import gunicorn
 import pytest
-from packaging.requirements import Requirement
 
-import settings
-from tests import iris
-from tests.service import ANSWER, JSON, ROOT, Load, Service, free_port
-from tests.test_run import LIMIT
-from tests.test_server import ASKED, HEAD, LINUX, LONG, ONE
+from tests.service import ROOT, Service, free_port, read_response
 
-LARGE = json.dumps([iris.FLOWER] * iris.ROOM).encode()
+APP = "tests.wsgi_app:app"
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HEAD = b"POST /echo HTTP/1.1\r\nHost: localhost\r\n"
+POST = HEAD + b"Content-Length: %d\r\n\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+UNREAD = POST.replace(b"/echo", b"/nowhere")  # a request whose body the app does not read
+HELLO = (200, b"hello!!")
+LARGE = 1_000_000  # bytes of the response to GET /large
+MAX_HEAD = 65_536  # bytes
+LINUX = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="/proc is Linux's")
 
 
-def test_no_connection_is_served_more_often_than_another() -> None:
-    with Service(WEB_CONCURRENCY="1") as service:
-        counts: Counter[int] = Counter()
-        clients = [service.connect() for _ in range(16)]
+def serve(
+    app: str = APP, *arguments: str, workers: int = 1, port: int | None = None, **constants: float
+) -> Service:
+    """Return a service of an app, with other values of constants of the worker's module."""
+    assignments = "".join(f"gunicorn_worker.{name} = {constants[name]}; " for name in constants)
+    program = f"import gunicorn_worker; {assignments}from gunicorn.app.wsgiapp import run; run()"
+    command = [sys.executable, "-c", program, app, "--workers", str(workers), *arguments]
+    return Service(*command, port=port)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with serve(workers=2) as service:
+        yield service
+
+
+def fields(count: int, length: int) -> bytes:
+    return b"".join(b"X-%d: %b\r\n" % (index, b"y" * length) for index in range(count))
+
+
+def connect_all(stack: contextlib.ExitStack, port: int, count: int, sent: bytes = b"") -> None:
+    """Open connections that send something and then wait."""
+    for _ in range(count):
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", port), 30))
+        client.setblocking(False)
+        with contextlib.suppress(OSError):
+            client.send(sent)
+
+
+# Apps
+
+
+@pytest.mark.parametrize(
+    ("app", "path", "status"),
+    [
+        ("app", "/echo", 200),
+        ("bare_flask()", "/echo", 200),
+        ("tutorial()", "/predict", 200),
+        ("behind_proxy()", "/predict", 422),
+    ],
+)
+def test_any_wsgi_app_is_served(app: str, path: str, status: int) -> None:
+    body = b"[5.9, 3, 5.1, 1.8]"
+    with serve(f"tests.wsgi_app:{app}") as service:
+        assert service.request("POST", path, body)[0] == status
+        assert service.request("POST", "/nowhere", body * 100_000)[0] == 404
+    assert "ERROR" not in service.logged()
+
+
+# Fair shares
+
+
+def test_pipelined_requests_of_several_clients_are_served_in_turns() -> None:
+    with serve() as service, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(16)]
         for client in clients:
-            client.sendall(ASKED * 200)
+            client.sendall(GET * 200)
+        counts: Counter[int] = Counter()
         while sum(counts.values()) < 1_600:
             for client in select.select(clients, [], [])[0]:
-                counts[client.fileno()] += client.recv(10_000).count(b"HTTP/1.1 ")
+                counts[client.fileno()] += client.recv(10_000).count(b"hello!!")
         assert len(counts) == 16
         assert max(counts.values()) <= 4 * min(counts.values())
-        for client in clients:
-            client.close()
 
 
-@LINUX
-def test_answers_that_nobody_reads_have_a_bound() -> None:
-    with Service(WEB_CONCURRENCY="1") as service:
-        (before,) = service.private_memory()
-        clients = [service.connect() for _ in range(60)]
-        for client in clients:
-            client.sendall(
-                LONG.replace(b"/predict", b"/predict_proba") % len(LARGE) + LARGE[: 2**19]
-            )
-        for client in clients:
-            client.setblocking(False)
-            with contextlib.suppress(OSError):
-                client.send(LARGE[2**19 :])
-        for _ in range(20):
-            assert service.request("POST", "/predict", ONE)[2] == ANSWER
-        status, headers, body = service.request("POST", "/predict", LARGE)
-        if status != 200:
-            assert (status, headers["Retry-After"]) == (503, "1")
-            assert headers["Access-Control-Allow-Origin"] == "*"
-            assert json.loads(body)["title"] == "Service Unavailable"
-        assert service.private_memory()[0] < before + 75
-        for client in clients:
-            client.close()
-        deadline = time.monotonic() + 10
-        while service.request("POST", "/predict", LARGE)[0] != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        HEAD,
+        GET,
+        GET.replace(b"/", b"/large", 1),
+        GET * 10_000,
+        POST % 1000,
+        UNREAD % 1000,
+    ],
+    ids=["silent", "head", "idle", "unread", "pipelined", "body", "unread body"],
+)
+def test_new_connections_are_served_although_every_slot_is_taken(sent: bytes) -> None:
+    ports = [free_port(), free_port()]
+    binds = [f"--bind=127.0.0.1:{port}" for port in ports]
+    arguments = ["--worker-connections=50", *binds]
+    with serve(APP, *arguments, port=ports[0]) as service, contextlib.ExitStack() as stack:
+        for port in ports:
+            connect_all(stack, port, 200, sent)
+            for asked in ports:
+                connection = HTTPConnection("127.0.0.1", asked, timeout=8)  # less than a timeout
+                connection.request("GET", "/")
+                assert connection.getresponse().read() == b"hello!!"
+                connection.close()
+    assert " connections: evicted for a new connection" in service.logged()
 
 
-@LINUX
-def test_an_answer_that_nobody_reads_ends_with_a_reset(service: Service) -> None:
-    with service.connect() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.sendall(LONG.replace(b"/predict", b"/predict_proba") % len(LARGE) + LARGE)
+def test_a_request_is_not_evicted_while_the_app_is_at_work() -> None:
+    with serve(APP, "--worker-connections=5") as service, contextlib.ExitStack() as stack:
+        client = stack.enter_context(service.connect())
+        client.sendall(GET.replace(b"/", b"/slow", 1))
+        time.sleep(0.2)
+        connect_all(stack, service.port, 100)
+        assert read_response(client) == (200, b"done")
+
+
+# Deadlines
+
+
+def test_stalled_clients_are_dropped_after_ten_seconds_and_counted_in_the_log() -> None:
+    stalled = {
+        "silent": b"",
+        "head": HEAD,
+        "second head": HEAD,
+        "body": POST % 1000,
+        "chunked body": CHUNKED + b"5\r\nhel",
+        "unread body": UNREAD % 1000,
+        "response": GET.replace(b"/", b"/large", 1) * 20,
+    }
+    with serve() as service, contextlib.ExitStack() as stack:
+        clients = {
+            kind: [stack.enter_context(service.connect()) for _ in "123"] for kind in stalled
+        }
+        for client in clients["second head"]:
+            client.sendall(GET)
+            assert read_response(client) == HELLO
+        for kind, sent in stalled.items():
+            for client in clients[kind]:
+                client.sendall(sent)
+        time.sleep(9)
+        for kind in clients.keys() - {"response"}:
+            for client in clients[kind]:
+                assert not is_closed(client), f"{kind}: closed before ten seconds have passed"
+        time.sleep(6)
+        for kind in clients:
+            assert all(is_closed(client) for client in clients[kind]), f"{kind}: still open"
+    assert dropped(service, "request headers not complete within 10 s") == 6
+    assert dropped(service, "request body stalled for 10 s or not complete within 60 s") == 6
+    assert dropped(service, "response stalled for 10 s or not read within 60 s") == 3
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Read what has arrived, and return whether the connection was closed after it."""
+    client.setblocking(False)
+    try:
+        while client.recv(2**20):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def dropped(service: Service, reason: str) -> int:
+    """Return how many connections the log of a short run counts, in no more than two lines."""
+    counts = re.findall(rf"\[WARNING\] Closed (\d+) connections: {reason}\n", service.logged())
+    assert len(counts) <= 2
+    return sum(map(int, counts))
+
+
+def test_an_unread_response_ends_with_a_reset() -> None:
+    with serve(STALL_TIMEOUT=1) as service, service.connect() as client:
+        client.sendall(GET.replace(b"/", b"/large", 1) * 20)
         poll = select.poll()
         poll.register(client, select.POLLERR)
-        assert poll.poll(15_000), "the connection goes on"  # with an error, not with an end
+        assert poll.poll(10_000), "the connection stays open"
         with pytest.raises(ConnectionResetError):
-            while client.recv(65536):
+            while client.recv(2**20):
                 pass
 
 
-def test_silent_connections_cost_no_busy_one_its_place() -> None:
-    env = {"WEB_CONCURRENCY": "1", "GUNICORN_CMD_ARGS": "--worker-connections 50"}
-    with Service(**env) as service, Load(service.port, clients=8) as load:
-        silent = [service.connect() for _ in range(200)]
-        for _ in range(20):
-            assert service.request("POST", "/predict", ONE)[2] == ANSWER
-        assert not load.failures
-        for client in silent:
-            client.close()
-    assert load.answered > 50
-
-
-def is_over(client: socket.socket) -> bool:
-    """Return whether the service has ended the connection; fail where it has reset it."""
-    return bool(select.select([client], [], [], 0)[0]) and client.recv(1) == b""
-
-
-def test_an_idle_connection_lives_longer_than_a_silent_one_and_ends_without_loss() -> None:
-    with Service(GUNICORN_CMD_ARGS="--keep-alive 13") as service:
-        silent = service.connect()
-        clients = [HTTPConnection("127.0.0.1", service.port, timeout=30) for _ in range(200)]
-        for client in clients:
-            client.request("GET", "/")
-            client.getresponse().read()
+@pytest.mark.parametrize(
+    "sent",
+    [HEAD, POST % 1000, CHUNKED + b"fff\r\n", UNREAD % 1000],
+    ids=["head", "body", "chunked body", "unread body"],
+)
+def test_clients_that_drip_are_dropped_when_the_time_for_a_request_has_passed(sent: bytes) -> None:
+    with serve(HEAD_TIMEOUT=2, READ_TIMEOUT=2) as service, service.connect() as client:
+        client.sendall(sent)
         started = time.monotonic()
-        time.sleep(11)
-        answered = 0
-        for client in clients[:-1]:  # for four seconds, in the middle of which they end
-            time.sleep(0.02)
-            if not is_over(client.sock):
-                client.request("POST", "/predict", ONE, JSON)
-                assert client.getresponse().read() == ANSWER
-                answered += 1
-            client.close()
-        assert is_over(silent), "a connection without a request has more than ten seconds"
-        assert answered, "no idle connection lives longer than a silent one"
-        while not is_over(clients[-1].sock):
-            assert time.monotonic() < started + 60, "an idle connection does not end"
-            time.sleep(0.1)
-        clients[-1].close()
-        silent.close()
+        while not is_closed(client):
+            with contextlib.suppress(ConnectionError):
+                client.send(b"x")
+            assert time.monotonic() < started + 10
+            time.sleep(0.05)
+        assert time.monotonic() > started + 1
 
 
-def test_a_first_head_has_ten_seconds_whatever_keep_alive_is() -> None:
-    with Service(GUNICORN_CMD_ARGS="--keep-alive 1") as service, service.connect() as client:
-        client.sendall(HEAD)
-        time.sleep(2.5)
-        client.sendall(b"Content-Length: %d\r\n\r\n" % len(ONE) + ONE)
-        assert client.recv(65536).endswith(ANSWER)
-
-
-@pytest.mark.parametrize("arguments", ["", "--keep-alive 0"])
-def test_who_stalls_is_let_go_after_ten_seconds(arguments: str) -> None:
-    stalled = {
-        "without a request": b"",
-        "in a head": HEAD,
-        "in a body": LONG % 1000,
-        # Of which each 64 kB would earn a second more, were there no bound.
-        "at the end of a long body": LONG % LIMIT + b" " * (LIMIT - 1),
-    }
-    with Service(GUNICORN_CMD_ARGS=arguments) as service, contextlib.ExitStack() as clients:
-        again = clients.enter_context(service.connect(timeout=60))
-        again.sendall(ASKED)
-        assert again.recv(65536).endswith(ANSWER)
-        waiting = {"in a second head": again}
-        again.sendall(HEAD)
-        for kind, sent in stalled.items():
-            waiting[kind] = clients.enter_context(service.connect(timeout=60))
-            waiting[kind].sendall(sent)
+def test_a_client_that_drips_its_response_is_dropped() -> None:
+    with serve(SEND_TIMEOUT=2) as service, service.connect() as client:
+        client.sendall(GET.replace(b"/", b"/large", 1) * 100)
         started = time.monotonic()
-        for kind, client in waiting.items():
-            with contextlib.suppress(ConnectionResetError):
-                assert client.recv(65536) == b"", kind
-            if kind != "in a second head" or not arguments:  # without keep-alive, it ends at once
-                assert 9 < time.monotonic() - started < 25, kind
+        with pytest.raises(ConnectionResetError):
+            while client.recv(10_000):
+                assert time.monotonic() < started + 20
+                time.sleep(0.02)
 
 
-SLOW = 75_000  # bytes a second, what a phone or a hotel may send
-
-
-def test_a_body_that_comes_slowly_is_read(service: Service) -> None:
-    body = LARGE.ljust(11 * SLOW)
-    with service.connect() as client:
-        client.sendall(LONG % len(body))
-        for start in range(0, len(body), SLOW // 10):
-            client.sendall(body[start : start + SLOW // 10])
-            time.sleep(0.1)
-        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
-
-
-def test_an_answer_that_is_read_slowly_is_sent(service: Service) -> None:
-    sent = LONG.replace(b"/predict", b"/predict_proba") % len(LARGE) + LARGE
+def test_a_body_and_a_response_at_half_a_megabit_per_second_are_complete(service: Service) -> None:
+    rate = 75_000  # bytes per second
+    body = bytes(11 * rate)
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", service.port))
     with client:
-        client.sendall(sent)
+        client.sendall(POST % len(body))
+        for start in range(0, len(body), rate // 10):
+            client.sendall(body[start : start + rate // 10])
+            time.sleep(0.1)
+        client.shutdown(socket.SHUT_WR)
         received = b""
-        while not received.endswith(b"}]}"):
-            part = client.recv(SLOW // 10)
-            assert part, "the answer is cut"
+        while part := client.recv(rate // 10):
             received += part
-            time.sleep(len(part) / SLOW)
-    assert received.count(list(iris.PROBABILITIES)[-1].encode()) == iris.ROOM
-
-
-AZURE = b"".join(b"X-Azure-%d: %b\r\n" % (index, b"a" * 90) for index in range(33))
-CLOUDFRONT = b"".join(b"CloudFront-Viewer-%d: %b\r\n" % (i, b"c" * 60) for i in range(41))
-ENTRA_ID = b"Authorization: Bearer %b\r\nX-MS-Client-Principal: %b\r\n" % (b"t" * 3300, b"p" * 3500)
-COOKIES = b"".join(b"Cookie: session%d=%b\r\n" % (i, b"s" * 8_000) for i in range(7))
-
-
-@pytest.mark.parametrize("fields", [AZURE, CLOUDFRONT, AZURE + ENTRA_ID, COOKIES])
-@pytest.mark.parametrize("size", [2**20, 500])
-def test_heads_as_clouds_send_them_are_read(service: Service, fields: bytes, size: int) -> None:
-    sent = HEAD + fields + b"Content-Length: %d\r\n\r\n" % len(ONE) + ONE
-    with service.connect() as client:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(2):  # each head of a connection has the same bounds
-            for start in range(0, len(sent), size):
-                client.sendall(sent[start : start + size])
-            assert client.recv(65536).endswith(ANSWER)
-
-
-def fields_of(count: int, length: int) -> bytes:
-    return b"".join(b"X-%d: %b\r\n" % (index, b"y" * length) for index in range(count))
-
-
-@pytest.mark.parametrize("first", [b"", ASKED])
-@pytest.mark.parametrize(
-    ("rest", "status"),
-    [
-        (fields_of(10, 8_000) + b"\r\n", b"431"),
-        (fields_of(101, 10) + b"\r\n", b"431"),
-        (fields_of(1, 9_000) + b"\r\n", b"431"),
-        (b"no colon\r\n\r\n" + b"x" * 10**6, b"400"),
-        (fields_of(100, 10_000) + b"x" * 10**6, b"431"),
-    ],
-)
-def test_a_refused_head_has_an_answer_that_is_read(
-    service: Service, first: bytes, rest: bytes, status: bytes
-) -> None:
-    sent = HEAD + rest
-    for _ in range(20):  # a reset would lose the answer in most cases only
-        with service.connect() as client:
-            client.sendall(first)
-            if first:
-                assert client.recv(65536).endswith(ANSWER)
-            client.sendall(sent)
-            client.shutdown(socket.SHUT_WR)
-            answer = client.makefile("rb").read()
-        assert answer.split(b" ")[1] == status
-        assert b"\r\nAccess-Control-Allow-Origin: *\r\n" in answer
-
-
-def test_a_head_in_very_many_pieces_is_refused(service: Service) -> None:
-    with service.connect() as client:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client.sendall(HEAD + b"X-Slow: ")
-        answered = False
-        for _ in range(2_000):
-            client.sendall(b"z")
-            answered = bool(select.select([client], [], [], 0.002)[0])
-            if answered:
-                break
-        assert answered, "a head may come in 2,000 pieces"
-        assert client.recv(65536).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+            time.sleep(len(part) / rate)
+    assert received.endswith(b"\r\n\r\n" + body)
 
 
 @LINUX
-def test_heads_that_nobody_ends_have_a_bound() -> None:
-    with Service(WEB_CONCURRENCY="1") as service:
-        assert service.request("POST", "/predict", ONE)[2] == ANSWER
+def test_a_request_that_has_arrived_when_keep_alive_expires_is_served() -> None:
+    with serve(APP, "--keep-alive=1") as service, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(100)]
+        for client in clients:
+            client.sendall(GET)
+            assert read_response(client) == HELLO
+        (worker,) = service.workers()
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(1.5)
+        for client in clients[:50]:
+            client.sendall(GET)
+        os.kill(worker, signal.SIGCONT)
+        assert all(read_response(client) == HELLO for client in clients[:50])
+        assert all(client.recv(1) == b"" for client in clients)
+    assert "WARNING" not in service.logged()
+
+
+# Request heads
+
+
+@pytest.mark.parametrize("first", [b"", GET], ids=["first", "second"])
+@pytest.mark.parametrize("size", [2**20, 1000])
+def test_heads_up_to_64_kib_are_served_and_longer_ones_get_431(
+    service: Service, first: bytes, size: int
+) -> None:
+    head = GET[:-2] + fields(6, 9_000) + b"Cookie: "
+    fits = head + b"c" * (MAX_HEAD - len(head) - 4)
+    for sent, expected in [(fits, 200), (fits + b"c", 431)]:
+        with service.connect() as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.sendall(first)
+            if first:
+                assert read_response(client) == HELLO
+            for start in range(0, len(sent), size):
+                client.sendall(sent[start : start + size])
+            client.sendall(b"\r\n\r\n")
+            assert read_response(client)[0] == expected
+
+
+@LINUX
+def test_heads_that_do_not_end_use_little_memory() -> None:
+    with serve() as service, contextlib.ExitStack() as stack:
         (before,) = service.private_memory()
-        clients = [service.connect() for _ in range(200)]
-        for client in clients:
-            client.setblocking(False)
-            with contextlib.suppress(OSError):
-                client.send(HEAD + fields_of(100, 8_000))
-        for _ in range(20):
-            assert service.request("POST", "/predict", ONE)[2] == ANSWER
-        assert service.private_memory()[0] < before + 200 * 0.2  # MiB for each of them
-        for client in clients:
-            client.close()
+        connect_all(stack, service.port, 200, GET[:-2] + fields(100, 8_000))
+        assert service.request("GET", "/")[0] == 200
+        assert service.private_memory()[0] < before + 200 * 0.2  # MiB
 
 
-def test_an_answer_is_sent_in_one_piece(service: Service) -> None:
-    with service.connect() as client:
-        for _ in range(200):
-            client.sendall(ASKED)
-            assert client.recv(65536).endswith(ANSWER)
-        client.sendall(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")  # has no body to wait for
-        assert client.recv(65536).endswith(b"\r\n\r\n")
+def test_trailers_over_64_kib_are_rejected(service: Service) -> None:
+    for count, expected in [(7, b"200"), (100, b"431")]:
+        received = service.send(CHUNKED + b"0\r\n" + fields(count, 8_000) + b"\r\n")
+        assert received.split(b" ")[1] == expected
 
 
-def test_a_client_that_expects_to_be_told_to_continue_is_told(service: Service) -> None:
-    with service.connect() as client:
-        client.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(ONE))
-        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        client.sendall(ONE)
-        assert client.recv(65536).endswith(ANSWER)
-
-
-def test_a_longer_body_is_read_where_the_limit_is_higher() -> None:
-    limit = 5 * 2**20
-    with Service(FLASK_MAX_CONTENT_LENGTH=str(limit)) as service:
-        connection = HTTPConnection("127.0.0.1", service.port, timeout=30)
-        for _ in range(2):  # on one connection
-            connection.request("POST", "/predict", ONE.ljust(limit), JSON)
-            response = connection.getresponse()
-            assert (response.status, response.headers["Connection"]) == (200, "keep-alive")
-            assert response.read() == ANSWER
-        connection.close()
-        status, headers, _ = service.request("POST", "/predict", ONE.ljust(limit + 1))
-        assert (status, headers["Connection"]) == (413, "close")
-
-
-def test_chunks_that_the_application_leaves_do_not_become_a_request(service: Service) -> None:
-    smuggled = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    head = HEAD.replace(b"/predict", b"/nowhere") + b"Transfer-Encoding: chunked\r\n\r\n"
-    short = service.send(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(smuggled), smuggled))
-    assert short.count(b"HTTP/1.1 404 ") == 1
-    endless = service.send(head + b"fffffff\r\n" + smuggled.ljust(3 * LIMIT))
-    assert endless.count(b"HTTP/1.1 ") == 1
-
-
-def test_idle_connections_do_not_hold_up_a_worker_that_ends() -> None:
-    arguments = "--max-requests 30 --graceful-timeout 100"
-    with Service(WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS=arguments) as service:
-        idle = [HTTPConnection("127.0.0.1", service.port, timeout=30) for _ in range(3)]
-        for client in idle:
-            client.request("GET", "/")
-            client.getresponse().read()
-        started = time.monotonic()
-        while service.logged().count("Booting worker") == 1:
-            assert service.request("POST", "/predict", ONE)[2] == ANSWER
-            assert time.monotonic() < started + 60, "the worker does not end"
-        for client in idle:
-            assert client.sock.recv(1) == b""
-            client.close()
-    assert "graceful timeout" not in service.logged()
-
-
-def test_silent_connections_make_room_on_each_address() -> None:
-    other = free_port()
-    arguments = f"--worker-connections 50 --bind 127.0.0.1:{other} --bind 127.0.0.1:"
-    port = free_port()
-    with Service(port=port, WEB_CONCURRENCY="1", GUNICORN_CMD_ARGS=f"{arguments}{port}") as service:
-        for silent_port, asked_port in [(other, port), (other, other), (port, other)]:
-            silent = [socket.create_connection(("127.0.0.1", silent_port)) for _ in range(100)]
-            connection = HTTPConnection("127.0.0.1", asked_port, timeout=9)  # before they end
-            connection.request("POST", "/predict", ONE, JSON)
-            assert connection.getresponse().read() == ANSWER
-            connection.close()
-            for client in silent:
-                client.close()
-        assert service.process.poll() is None
+# Responses
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("sent", "expected"),
     [
+        (b"no colon\r\n\r\n" + b"x" * 10**6, 400),
+        (fields(100, 10_000) + b"x" * 10**6, 431),
+        (b"Content-Length: 1000000\r\n\r\n" + b"x" * 10**6, 404),
+        (b"Content-Length: 50000000\r\n\r\n" + b"x" * 50_000_000, 404),
+    ],
+    ids=["400", "431", "unread body", "long unread body"],
+)
+def test_a_client_that_sends_everything_first_reads_the_error(
+    service: Service, sent: bytes, expected: int
+) -> None:
+    for _ in range(20):  # a reset would not lose every response
+        with service.connect() as client:
+            client.sendall(UNREAD.split(b"Content")[0] + sent)
+            assert read_response(client)[0] == expected
+
+
+def test_an_unread_body_leaves_its_connection_open_unless_it_is_long(service: Service) -> None:
+    with service.connect() as client:
+        for length in (5, 3_000_000, 5_000_000):
+            client.sendall(UNREAD % length + bytes(length))
+            assert read_response(client)[0] == 404
+        assert client.recv(1) == b""
+
+
+def test_an_unread_chunk_is_not_taken_for_a_request(service: Service) -> None:
+    smuggled = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = CHUNKED.replace(b"/echo", b"/nowhere")
+    short = service.send(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(smuggled), smuggled))
+    assert short.count(b"HTTP/1.1 ") == 1
+    long = service.send(head + b"fffffff\r\n" + smuggled.ljust(6_000_000))
+    assert long.count(b"HTTP/1.1 ") == 1
+    malformed = service.send(head + b"zz\r\n" + smuggled)
+    assert malformed.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_client_that_expects_100_continue_is_told_to_continue() -> None:
+    with serve(SEND_TIMEOUT=2, READ_TIMEOUT=6) as service, service.connect() as client:
+        client.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        time.sleep(3)  # longer than a response may take, shorter than a body
+        client.sendall(b"hello")
+        assert read_response(client) == (200, b"hello")
+
+
+# The end
+
+
+@LINUX
+def test_sigterm_finishes_requests_in_flight_and_in_the_backlog() -> None:
+    with serve(workers=2) as service, contextlib.ExitStack() as stack:
+        connect_all(stack, service.port, 20, GET)  # and idle from then on
+        in_flight = [stack.enter_context(service.connect()) for _ in range(20)]
+        for client in in_flight:
+            client.sendall(POST % 5 + b"he")
+        assert service.request("GET", "/")[0] == 200
+        workers = service.workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        queued = [stack.enter_context(service.connect()) for _ in range(100)]
+        for client in queued:
+            client.sendall(GET)
+        service.process.terminate()
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.5)
+        for client in in_flight:
+            client.sendall(b"llo")
+        assert service.process.wait(5) == 0
+        assert all(read_response(client) == (200, b"hello") for client in in_flight)
+        assert all(read_response(client) == HELLO for client in queued)
+    assert "WARNING" not in service.logged()
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGTERM]])
+def test_a_stopping_service_does_not_wait_for_stalled_clients(
+    signals: list[signal.Signals],
+) -> None:
+    with serve(workers=2) as service, contextlib.ExitStack() as stack:
+        connect_all(stack, service.port, 20, POST % 1000)
+        assert service.request("GET", "/")[0] == 200
+        for number in signals:
+            service.process.send_signal(number)
+            time.sleep(0.1)
+        assert service.process.wait(5) == 0
+
+
+def test_idle_connections_do_not_delay_a_worker_that_stops() -> None:
+    arguments = ["--max-requests=30", "--graceful-timeout=100"]
+    with serve(APP, *arguments) as service, contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(service.connect()) for _ in range(3)]
+        for client in idle:
+            client.sendall(GET)
+            assert read_response(client) == HELLO
+        deadline = time.monotonic() + 60
+        while service.logged().count("Booting worker") == 1:
+            assert service.request("GET", "/")[0] == 200
+            assert time.monotonic() < deadline, "the worker does not stop"
+        assert all(client.recv(1) == b"" for client in idle)
+
+
+def test_a_service_without_free_file_descriptors_loses_no_request_when_it_stops() -> None:
+    gunicorn = f"ulimit -n 64; exec {sys.executable} -m gunicorn {APP}"
+    with (
+        Service("sh", "-c", gunicorn, WEB_CONCURRENCY="1") as service,
+        contextlib.ExitStack() as stack,
+    ):
+        in_flight = [stack.enter_context(service.connect()) for _ in range(20)]
+        for client in in_flight:
+            client.sendall(POST % 5 + b"he")
+        connect_all(stack, service.port, 300)
+        time.sleep(0.5)
+        service.process.terminate()
+        for client in in_flight:
+            client.sendall(b"llo")
+        assert all(read_response(client) == (200, b"hello") for client in in_flight)
+        assert service.process.wait(5) == 0
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ("--workers=0", "WEB_CONCURRENCY or --workers must be 1 or more."),
+        ("--certfile=x", "TLS and HTTP/2 need a proxy: remove --certfile and --http-protocols."),
         (
-            "--certfile tls.pem --keyfile tls.key",
-            "TLS is left to a proxy: start without --certfile and --keyfile.",
+            "--http-protocols=h2",
+            "TLS and HTTP/2 need a proxy: remove --certfile and --http-protocols.",
         ),
     ],
 )
-def test_a_setting_that_cannot_be_served_stops_the_start(arguments: str, sentence: str) -> None:
-    assert stopped(GUNICORN_CMD_ARGS=arguments) == sentence
-
-
-def test_http_2_stops_the_start(tmp_path: Path) -> None:
+def test_an_unsupported_setting_stops_the_startup(
+    tmp_path: Path, arguments: str, error: str
+) -> None:
     (tmp_path / "h2.py").write_text("__version__ = '4.3.0'")  # without it, gunicorn says so itself
-    sentence = "HTTP/2 is left to a proxy: start without h2 in --http-protocols."
-    env = {"PYTHONPATH": str(tmp_path), "GUNICORN_CMD_ARGS": "--http-protocols h2,h1"}
-    assert stopped(**env) == sentence
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "sentence"),
-    [
-        ("WEB_CONCURRENCY", "0", "WEB_CONCURRENCY or --workers has to be 1 or more."),
-        ("PORT", "70000", "PORT is '70000' and has to be a number from 1 to 65535."),
-    ],
-)
-def test_a_value_that_cannot_be_stops_the_start(name: str, value: str, sentence: str) -> None:
-    assert stopped(**{name: value}) == sentence
-
-
-def stopped(**env: str) -> str:
-    """Return the last line of what gunicorn says when it does not start."""
-    command = [sys.executable, "-m", "gunicorn", "run:app"]
-    env = {**os.environ, "PORT": str(free_port()), **env}
+    command = [sys.executable, "-m", "gunicorn", APP, arguments]
+    env = {**os.environ, "PORT": str(free_port()), "PYTHONPATH": str(tmp_path)}
     ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert ended.returncode != 0
     assert "Traceback" not in ended.stderr
-    return ended.stderr.splitlines()[-1]
-
-
-IPV6 = pytest.mark.skipif(settings.all_interfaces() != "::", reason="needs IPv6")
-
-
-@IPV6
-@pytest.mark.parametrize("program", [[], [sys.executable, "run.py"]], ids=["gunicorn", "run.py"])
-def test_it_listens_in_ipv4_and_ipv6(program: list[str]) -> None:
-    with Service(*program, GUNICORN_CMD_ARGS="--access-logfile -") as service:
-        for host in ("127.0.0.1", "::1", "localhost"):
-            connection = HTTPConnection(host, service.port, timeout=30)
-            connection.request("POST", "/predict", ONE, JSON)
-            assert connection.getresponse().read() == ANSWER
-            connection.close()
-    assert "127.0.0.1 - - [" in service.logged()
-    assert "::ffff:" not in service.logged()
-
-
-def test_a_local_proxy_is_logged_and_trusted_as_in_ipv4() -> None:
-    arguments = "--access-logfile - --access-logformat '<%(h)s %({wsgi.url_scheme}e)s>'"
-    with Service(GUNICORN_CMD_ARGS=arguments) as service:
-        headers = JSON | {"X-Forwarded-Proto": "https"}
-        assert service.request("POST", "/predict", ONE, headers)[2] == ANSWER
-    assert "<127.0.0.1 https>" in service.logged()
+    assert ended.stderr.splitlines()[-1] == error
 
 
 def test_a_unix_socket_is_served(tmp_path: Path) -> None:
-    path = tmp_path / "iris.sock"
+    path = tmp_path / "worker.sock"
     port = free_port()
-    arguments = f"--bind unix:{path} --bind 127.0.0.1:{port}"
     with (
-        Service(port=port, GUNICORN_CMD_ARGS=arguments),
+        serve(APP, f"--bind=unix:{path}", f"--bind=127.0.0.1:{port}", port=port),
         socket.socket(socket.AF_UNIX) as client,
     ):
         client.connect(str(path))
-        client.sendall(ASKED)
-        assert client.recv(65536).endswith(ANSWER)
+        client.sendall(GET)
+        assert read_response(client) == HELLO
 
 
-def test_a_terminated_service_without_file_descriptors_loses_no_request() -> None:
-    command = ("sh", "-c", 'ulimit -n 64; exec "$0" -m gunicorn run:app', sys.executable)
-    with Service(*command, WEB_CONCURRENCY="1") as service:
-        running = [service.connect() for _ in range(20)]
-        for client in running:
-            client.sendall(LONG % len(ONE) + ONE[:9])
-        idle = [service.connect() for _ in range(300)]
-        time.sleep(0.5)
-        service.process.terminate()
-        for client in running:
-            client.sendall(ONE[9:])
-        for client in running:
-            with client:
-                received = b""
-                while not received.endswith(ANSWER):
-                    part = client.recv(65536)
-                    assert part
-                    received += part
-        assert service.process.wait(5) == 0
-        for client in idle:
-            client.close()
-
-
-def test_terminating_after_a_reload_does_not_wait_for_those_who_stall() -> None:
-    with Service(WEB_CONCURRENCY="2") as service:
-        stalled = [service.connect() for _ in range(20)]
-        for client in stalled:
-            client.sendall(LONG % 1000)
-        assert service.request("POST", "/predict", ONE)[2] == ANSWER
-        service.process.send_signal(signal.SIGHUP)
-        time.sleep(0.1)
-        service.process.terminate()
-        assert service.process.wait(5) == 0
-        for client in stalled:
-            client.close()
-
-
-def test_the_header_script_name_means_nothing(service: Service) -> None:
-    headers = JSON | {"SCRIPT_NAME": "/x"}
-    assert service.request("POST", "/predict", ONE, headers)[2] == ANSWER
-
-
-def test_it_starts_with_nothing_but_its_requirements(tmp_path: Path) -> None:
-    """Make an environment of links to what the image installs, and start the service in it."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    wanted = [Requirement(line.split("#")[0]) for line in lines if "==" in line]
-    wanted = [one for one in wanted if one.name not in ("pytest", "scikit-learn")]
-    installed: set[str] = set()
-    while wanted:
-        requirement = wanted.pop()
-        installed.add(requirement.name.lower())
-        for needed in map(Requirement, distribution(requirement.name).requires or []):
-            extras = requirement.extras or {""}
-            applies = not needed.marker or any(needed.marker.evaluate({"extra": e}) for e in extras)
-            if applies and needed.name.lower() not in installed:
-                wanted.append(needed)
-    site = Path(gunicorn.__file__).parents[1]
-    tops = {file.parts[0] for name in installed for file in distribution(name).files or []}
-    for top in tops - {".."}:
-        (tmp_path / top).symlink_to(site / top)
-    assert not (tmp_path / "pytest").exists() and not (tmp_path / "sklearn").exists()
-    command = (sys.executable, "-S", "-m", "gunicorn", "run:app")
-    with Service(*command, PYTHONPATH=str(tmp_path)) as service:
-        assert service.request("POST", "/predict", ONE)[2] == ANSWER
-
-
-def test_waitress_serves_it_too() -> None:
-    program = "import os, run, waitress; waitress.serve(run.app, port=int(os.environ['PORT']))"
-    with Service(sys.executable, "-c", program) as service:
-        chunks = b"5\r\n" + ONE[:5] + b"\r\n%x\r\n" % (len(ONE) - 5) + ONE[5:] + b"\r\n0\r\n\r\n"
-        sent = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
-        assert service.send(sent).endswith(ANSWER)
-        assert service.request("POST", "/predict", b" " * (LIMIT + 1))[0] == 413
+def test_an_ipv4_client_has_its_ipv4_address(service: Service) -> None:
+    assert service.request("GET", "/client")[2] == b"127.0.0.1"

@@ -1,7 +1,7 @@
-"""What the service costs, as ratios within one run: python bench.py
+"""What the service costs, as ratios within one run: python -m tests.bench
 
-Medians of several rounds, in which what is compared takes turns. The parts that put load on a
-real server need wrk (apt install wrk) and are left out without it.
+Each figure is a median of several rounds, in which the compared programs take turns. The rows that
+load a real server need wrk (apt install wrk) and are skipped without it.
 """
 
 import contextlib
@@ -11,8 +11,8 @@ import json
 import os
 import pickle
 import re
-import select
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -29,19 +29,18 @@ from flask import Flask, Response, jsonify, request
 from flask_cors import CORS
 from werkzeug.test import run_wsgi_app
 
-from request_body import MAX_LENGTH
-from tests.iris import FLOWER, ROOM
-from tests.service import PICKLE, ROOT, Service
+from tests.samples import SAMPLE
+from tests.service import ROOT, Service
 
-ONE = json.dumps(FLOWER).encode()
-LENGTHS = np.random.default_rng(0).uniform(0, 8, (1_000, len(FLOWER))).round(1).tolist()
-THOUSAND = json.dumps([dict(zip(FLOWER, lengths, strict=True)) for lengths in LENGTHS]).encode()
+(PICKLE,) = ROOT.glob("model/*.pgz")
+ONE = json.dumps(SAMPLE).encode()
+LENGTHS = np.random.default_rng(0).uniform(0, 8, (1_000, len(SAMPLE))).round(1).tolist()
+THOUSAND = json.dumps([dict(zip(SAMPLE, lengths, strict=True)) for lengths in LENGTHS]).encode()
 
 
 def empty() -> Flask:
-    """The least that a Flask service for flowers can do: parse one and answer a constant."""
+    """Return the fastest Flask app with the same interface: it responds with a constant."""
     app = Flask("empty")
-    app.config["MAX_CONTENT_LENGTH"] = MAX_LENGTH  # for gunicorn_worker.py
     app.get("/")(lambda: "hello!!")
     CORS(app)
 
@@ -54,7 +53,7 @@ def empty() -> Flask:
 
 
 def tutorial() -> Flask:
-    """The service as the tutorials have it: XGBoost with all its threads for every flower."""
+    """Return the app of the tutorials: XGBoost predicts each flower, with all its threads."""
     app = Flask("tutorial")
     app.get("/")(lambda: "hello!!")
     CORS(app)
@@ -63,7 +62,7 @@ def tutorial() -> Flask:
 
     @app.post("/predict")
     def predict() -> Response:
-        flower = [[request.get_json()[name] for name in FLOWER]]
+        flower = [[request.get_json()[name] for name in SAMPLE]]
         return jsonify({"return": str(classifier.predict(np.array(flower))[0])})
 
     return app
@@ -109,20 +108,20 @@ def in_process() -> None:
 
     nothing = empty()
     bare, one = medians(lambda: post(nothing, ONE), lambda: post(run.app, ONE), times=200)
-    print(f"{one / bare:8.2f}  one flower / empty view, through the WSGI callable")
+    print(f"{one / bare:8.2f}  time for one flower / for a constant, through the WSGI callable")
     one, classes, probabilities = medians(
         lambda: post(run.app, ONE),
         lambda: post(run.app, THOUSAND),
         lambda: post(run.app, THOUSAND, "/predict_proba"),
         times=20,
     )
-    print(f"{classes / one:8.2f}  a thousand different flowers' classes / one flower's")
-    print(f"{probabilities / classes:8.2f}  a thousand flowers' probabilities / their classes")
+    print(f"{classes / one:8.2f}  time for the classes of a thousand different flowers / of one")
+    print(f"{probabilities / classes:8.2f}  time for their probabilities / for their classes")
 
     classifier = pickle.loads(gzip.decompress(PICKLE.read_bytes()))
     booster = model.booster
     for count, times in ((1, 200), (1_000, 20), (100_000, 1)):
-        flowers = np.random.default_rng(0).uniform(0, 8, (count, len(FLOWER))).astype(np.float32)
+        flowers = np.random.default_rng(0).uniform(0, 8, (count, len(SAMPLE))).astype(np.float32)
         predict: Callable[..., Any] = model.predict if count == 1 else model.predict_classes
         table, wrapped, inplace = medians(
             partial(predict, flowers),
@@ -156,13 +155,13 @@ def starts() -> None:
     for started in service:
         started.__exit__()
     print(f"{ours / xgboost:8.2f}  import model / import xgboost")
-    print(f"{answered / both:8.2f}  gunicorn from start to first answer / import xgboost, flask")
+    print(f"{answered / both:8.2f}  gunicorn until its first response / import xgboost, flask")
 
 
 def wrk(
     service: Service, body: bytes, seconds: int = 5, connections: int = 16
 ) -> tuple[float, float, float]:
-    """Return requests a second and the 50th and 99th percentile of latency in ms."""
+    """Return the requests per second, and the median and 99th percentile of latency in ms."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(f"wrk.method = 'POST'; wrk.body = '{body.decode()}'\n")
         script.write('wrk.headers["Content-Type"] = "application/json"\n')
@@ -181,120 +180,61 @@ def wrk(
 
 
 def under_load() -> None:
-    gunicorn = (sys.executable, "-m", "gunicorn")
-    stock = ("-c", "/dev/null", "--workers", "2", "bench:tutorial()")
+    gunicorn = (sys.executable, "-m", "gunicorn", "--workers", "2")
+    stock = (*gunicorn, "-c", "/dev/null", "tests.bench:tutorial()")
     rounds = []
-    with Service() as ours, Service(*gunicorn, "bench:empty()") as nothing:
+    with (
+        Service(*gunicorn, "run:app") as ours,
+        Service(*gunicorn, "tests.bench:empty()") as nothing,
+    ):
         for _ in range(5):
             rounds.append((wrk(nothing, ONE), wrk(ours, ONE), wrk(ours, THOUSAND)))
         private = ours.private_memory()
-    with Service(*gunicorn, *stock, PYTHONPATH="") as theirs:
+    with Service(*stock, PYTHONPATH="") as theirs:
         slow = statistics.median(wrk(theirs, ONE, 10)[0] for _ in range(3))
     ratio = statistics.median(ours[0] / nothing[0] for nothing, ours, _ in rounds)
     rate = statistics.median(ours[0] for _, ours, _ in rounds)
     spread = statistics.median(ours[2] / ours[1] for _, ours, _ in rounds)
     flowers = statistics.median(thousand[0] for *_, thousand in rounds) / 1_000
-    print(f"{ratio:8.2f}  requests a second / empty view's, two workers and 16 connections")
-    print(f"{spread:8.1f}  99th percentile / median of latency")
-    print(f"{rate / slow:8.0f}  requests a second / the tutorials' ({rate:.0f} / {slow:.0f})")
-    print(f"{flowers:8.2f}  million flowers a second, a thousand in each request")
-    print(f"{max(private):8.1f}  MiB of memory of its own for each worker")
-
-
-def beside_slow_clients() -> None:
-    with Service() as service:
-        slow = [service.connect() for _ in range(400)]
-        for client in slow[:200]:
-            client.sendall(b"POST /predict HTTP/1.1\r\nContent-Length: 1000\r\n\r\n")
-        time.sleep(1)
-        seconds = []
-        for _ in range(250):
-            start = time.perf_counter()
-            service.request("POST", "/predict", ONE)
-            seconds.append(time.perf_counter() - start)
-            if len(seconds) % 25 == 0:
-                for client in slow:
-                    client.send(b"x")
-            time.sleep(0.02)
-        for client in slow:
-            client.close()
-    print(f"{1000 * max(seconds):8.1f}  ms for the slowest of 250 requests beside 400 slow clients")
-
-
-def head(length: int) -> bytes:
-    """Return a request's head of so many bytes whose last field does not end."""
-    fields = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
-    for index in range(length // 8_000):
-        fields += b"X-%d: %b\r\n" % (index, b"y" * 7_990)
-    return fields + b"X-last: "
+    print(f"{ratio:8.2f}  requests per second / a constant, two workers, 16 connections")
+    print(f"{spread:8.1f}  99th percentile of latency / median")
+    print(f"{rate / slow:8.0f}  requests per second / the tutorials' app ({rate:.0f} / {slow:.0f})")
+    print(f"{flowers:8.2f}  million flowers per second, a thousand per request")
+    print(f"{max(private):8.1f}  MiB of private memory per worker")
 
 
 def dripping_head() -> None:
-    """Send a head of 56 kB, then a byte of it in each millisecond, and again when it is refused."""
-    with Service(WEB_CONCURRENCY="1") as service:
+    """Send a head of 56 kB, then one byte of it per millisecond."""
+    head = b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: %b\r\n" % (b"y" * 7_990) * 7 + b"X: "
+    with Service(WEB_CONCURRENCY="1") as service, service.connect() as client:
         stat = Path(f"/proc/{service.workers()[0]}/stat")
         before = sum(map(int, stat.read_text().split()[13:15]))
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(head)
         end = time.monotonic() + 8
         while time.monotonic() < end:
-            with service.connect() as client:
-                client.sendall(head(56_000))
-                while time.monotonic() < end:
-                    client.send(b"z")
-                    answered, _, _ = select.select([client], [], [], 0.001)
-                    if answered:
-                        break
+            client.send(b"z")
+            time.sleep(0.001)
         ticks = sum(map(int, stat.read_text().split()[13:15])) - before
-    seconds = ticks / os.sysconf("SC_CLK_TCK")
-    print(f"{seconds:8.1f}  s of CPU in 8 s for a head that drips, and comes back when refused")
+    percent = 100 * ticks / os.sysconf("SC_CLK_TCK") / 8
+    print(f"{percent:8.1f}  % of a CPU for request headers that arrive byte by byte")
 
 
-def held_heads() -> None:
-    with Service(WEB_CONCURRENCY="1") as service:
-        (before,) = service.private_memory()
-        clients = [service.connect() for _ in range(900)]
-        for client in clients:
-            client.sendall(head(64_000))
-        time.sleep(3)  # until the worker has received all of it
-        (after,) = service.private_memory()
-        for client in clients:
-            client.close()
-    print(f"{after - before:8.1f}  MiB more in a worker with 900 clients that hold 64 kB of head")
-
-
-def beside_busy_clients() -> None:
-    """Ask over new connections, beside 400 keep-alive ones that never pause."""
-    with Service(WEB_CONCURRENCY="2") as service, ThreadPoolExecutor(1) as pool:
-        busy = pool.submit(wrk, service, ONE, seconds=10, connections=400)
-        time.sleep(1)
-        (median,) = medians(lambda: service.request("POST", "/predict", ONE), rounds=100)
-        busy.result()
-    print(f"{1000 * median:8.1f}  ms for a new client (median) beside 400 busy ones")
-
-
-def under_attack() -> None:
-    """Let 500 clients ask for as much as a body has room for, and never read the answer."""
-    flowers = json.dumps([FLOWER] * ROOM).encode()
-    head = f"POST /predict_proba HTTP/1.1\r\nContent-Length: {len(flowers)}\r\n"
-    sent = f"{head}Host: localhost\r\nContent-Type: application/json\r\n\r\n".encode() + flowers
-    with Service(WEB_CONCURRENCY="2") as service, ThreadPoolExecutor(50) as pool:
-        before = most = sum(service.private_memory())
-        clients = [service.connect(timeout=5) for _ in range(500)]
-        attack = [pool.submit(client.sendall, sent) for client in clients]
-        while not all(client.done() for client in attack):
-            service.request("POST", "/predict", ONE)
-            most = max(most, sum(service.private_memory()))
-        for client in clients:
-            client.close()
-    print(f"{most - before:8.1f}  MiB more in both workers under 500 clients that never read")
+def alongside_busy_clients(count: int) -> None:
+    """Send requests over new connections, alongside keep-alive clients that never pause."""
+    with Service(WEB_CONCURRENCY="1") as service, ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(wrk, service, ONE, seconds=10, connections=count)
+        time.sleep(2)
+        (wait,) = medians(lambda: service.request("POST", "/predict", ONE), rounds=20)
+        rate, _, _ = busy.result()
+    print(f"{wait * rate / count:8.2f}  rounds of {count} busy clients until a new one is served")
 
 
 if __name__ == "__main__":
     in_process()
     starts()
-    beside_slow_clients()
-    under_attack()
     dripping_head()
-    held_heads()
     if shutil.which("wrk"):
-        beside_busy_clients()
+        alongside_busy_clients(400)
+        alongside_busy_clients(900)
         under_load()
