@@ -45,16 +45,15 @@ ArrayFunction = Callable[[Array], Array]
 def predict(input: ArrayLike) -> int:
     """Return the class of one sample, which is the index of its name in schema.CLASSES.
 
-    `input` has the shape (n_features,) or (1, n_features), in the order of schema.Sample and in
-    its units, of any dtype that NumPy casts to float32; for iris: sepal length, sepal width, petal
-    length and petal width in cm. An optional feature may be NaN or None. Raises ValueError for
-    more than one sample, another shape, or another value that is not finite.
+    `input` has the shape (n_features,) or (1, n_features), in schema.Sample's order and units, of
+    any dtype that NumPy casts to float32; for iris: sepal length, sepal width, petal length and
+    petal width in cm. An optional feature may be NaN or None. Raises ValueError for more than one
+    sample, another shape, or another value that is not finite.
     """
     sample = np.asarray(input, np.float32)  # rounded as XGBoost does
-    if sample.shape not in ((N_FEATURES,), (1, N_FEATURES)):
-        raise ValueError(
-            f"Expected shape ({N_FEATURES},) or (1, {N_FEATURES}), got {sample.shape}."
-        )
+    one, array_of_one = (N_FEATURES,), (1, N_FEATURES)
+    if sample.shape not in (one, array_of_one):
+        raise ValueError(f"Expected shape {one} or {array_of_one}, got {sample.shape}.")
     # math.isfinite first: for four numbers, it is faster than NumPy.
     if not all(map(math.isfinite, sample.flat)):
         missing = np.isnan(sample)
@@ -68,12 +67,11 @@ def tabulate(
 ) -> ArrayFunction:
     """Return a function that maps samples to `convert` of their probabilities.
 
-    The returned function takes samples as float32, shape (n_samples, n_features), and `convert`
-    takes probabilities as float32, shape (n_samples, n_classes); both return an array of
-    n_samples results. A tree ensemble is constant within each cell of the grid that its split
-    thresholds form. So `convert` is called once, here, with one sample per cell, and the returned
-    function looks results up: they equal XGBoost's to the bit. If the table would become too large,
-    the returned function runs XGBoost and `convert` for each call.
+    It takes float32 samples, shape (n_samples, n_features), and `convert` takes float32
+    probabilities, shape (n_samples, n_classes); both return an array of n_samples results. A tree
+    ensemble is constant within each cell of the grid that its split thresholds form. So `convert`
+    is called once, here, with one sample per cell, and the returned function looks results up: they
+    equal XGBoost's to the bit. If the table would become too large, it calls XGBoost and `convert`.
     """
 
     def compute(samples: Array) -> Array:
@@ -94,21 +92,16 @@ def tabulate(
     edge_lists = [(feature, edge.tolist()) for feature, edge in edges.items()]
 
     def look_up(samples: Array) -> Array:
-        if len(samples) == 1:
-            cell = find_cell(samples[0].tolist())
+        if len(samples) == 1:  # this takes 3 µs, and searchsorted 20
+            sample, cell = samples[0].tolist(), 0
+            for feature, thresholds in edge_lists:
+                cell = cell * (len(thresholds) + 1) + bisect(thresholds, sample[feature])
             return results[cell : cell + 1]
         found = np.zeros(len(samples), np.intp)
         for feature, edge in edges.items():
             position = edge.searchsorted(samples[:, feature], side="right")
             found = found * (len(edge) + 1) + position
         return results[found]
-
-    def find_cell(sample: list[float]) -> int:
-        """Return one sample's cell as above, but in 3 µs: searchsorted takes 20."""
-        cell = 0
-        for feature, edge in edge_lists:
-            cell = cell * (len(edge) + 1) + bisect(edge, sample[feature])
-        return cell
 
     return look_up
 
@@ -127,12 +120,10 @@ def find_edges(booster: xgboost.Booster) -> dict[int, NDArray[np.float32]]:
     optional feature also has infinity: NaN sorts behind it, into a cell of its own.
     """
     splits, _ = read_splits(booster)
-    edges = {}
-    for feature in sorted({feature for feature, _ in splits}):
-        thresholds = {threshold for other, threshold in splits if other == feature}
-        infinity = {math.inf} if OPTIONAL[feature] else set()
-        edges[feature] = np.array(sorted(thresholds | infinity), np.float32)
-    return edges
+    edges = {feature: {math.inf} if OPTIONAL[feature] else set() for feature, _ in sorted(splits)}
+    for feature, threshold in splits:
+        edges[feature].add(threshold)
+    return {feature: np.array(sorted(edge), np.float32) for feature, edge in edges.items()}
 
 
 @cache
@@ -142,14 +133,9 @@ def read_splits(booster: xgboost.Booster) -> tuple[list[tuple[int, float]], int]
     XGBoost's JSON stores the nodes of a tree as parallel lists. The left child of a leaf is -1.
     """
     trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
-    splits = []
-    for tree in trees:
-        nodes = zip(
-            tree["left_children"], tree["split_indices"], tree["split_conditions"], strict=True
-        )
-        for left_child, feature, threshold in nodes:
-            if left_child != -1:
-                splits.append((feature, threshold))
+    columns = ("left_children", "split_indices", "split_conditions")
+    nodes = [node for tree in trees for node in zip(*map(tree.get, columns), strict=True)]
+    splits = [(feature, threshold) for left_child, feature, threshold in nodes if left_child != -1]
     return splits, len(trees)
 
 
@@ -162,7 +148,7 @@ def predict_proba(booster: xgboost.Booster, samples: Array) -> NDArray[np.float3
     if len(samples) == 0:  # XGBoost rejects an empty array
         return np.empty((0, len(CLASSES)), np.float32)
     probabilities = run_xgboost(booster, np.ascontiguousarray(samples))
-    if len(CLASSES) == 2:
+    if probabilities.shape[1] == 1:
         return np.hstack([1 - probabilities, probabilities])
     return probabilities
 
@@ -187,7 +173,10 @@ def run_xgboost(booster: xgboost.Booster, samples: Array) -> NDArray[np.float32]
 
 
 class ModelError(SystemExit):
-    """The model file cannot be served, so the import fails."""
+    """The model cannot be served, so the import fails."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}. {CURE}")
 
 
 def load(path: Path) -> xgboost.Booster:
@@ -203,33 +192,35 @@ def load(path: Path) -> xgboost.Booster:
         with xgboost.config_context(nthread=1):  # otherwise, loading starts threads
             booster = Unpickler(io.BytesIO(pickled)).load().get_booster()
     except Exception as error:
-        raise ModelError(
-            f"{path} must be a gzipped pickle of an XGBClassifier: {type(error).__name__}: "
-            f"{error}. {CURE}"
-        ) from error
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        problem = f"{path} must be a gzipped pickle of an XGBClassifier ({reason})"
+        raise ModelError(problem) from error
     # libgomp's threads do not survive the fork of gunicorn's workers: with more than one, a
     # prediction would hang there.
     booster.set_param({"nthread": 1})
-    check_stamps(path, booster)
+    for what, stamp, expected in (
+        ("features", booster.feature_names, FEATURES),
+        ("classes", booster.attr("classes"), json.dumps(CLASSES)),
+    ):
+        if stamp != expected:
+            raise ModelError(
+                f"{path} must be published for the {what} {expected} of schema.py, not for {stamp}"
+            )
     return booster
 
 
 def read_verified(path: Path) -> bytes:
     """Return a file's content; raise ModelError unless it matches its SHA-256 digest.
 
-    The digest is checked before anything is decompressed or unpickled, because a corrupted pickle
-    can crash or hang the interpreter.
+    A corrupted pickle can crash or hang the interpreter, so this comes before anything else.
     """
-    digest_path = path.with_name(f"{path.name}.sha256")
     try:
         content = path.read_bytes()
-        digest = digest_path.read_bytes()[:64]  # the file's name follows
+        expected = Path(f"{path}.sha256").read_bytes()[:64]  # the file's name follows
     except OSError as error:
-        raise ModelError(f"{error.filename} is missing or unreadable. {CURE}") from error
-    if hashlib.sha256(content).hexdigest().encode() != digest:
-        raise ModelError(
-            f"{path} is corrupted: it does not match the digest in {digest_path.name}. {CURE}"
-        )
+        raise ModelError(f"{error.filename} is missing or unreadable") from error
+    if hashlib.sha256(content).hexdigest().encode() != expected:
+        raise ModelError(f"{path} is corrupted: it does not match the digest in {path.name}.sha256")
     return content
 
 
@@ -237,43 +228,23 @@ def check_version(path: Path, pickled: bytes) -> None:
     """Raise ModelError if another minor version of XGBoost wrote the pickle.
 
     Such a pickle may fail to load, or predict differently; a patch release changes neither. The
-    pickle contains the version as UBJSON: an array ([#), its length 3 in eight bytes (L), and three
-    int8 (i).
+    version is an array in UBJSON: its length 3 in eight bytes (L), then three int8 (i).
     """
     found = re.search(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL)
-    if found is None:
-        return
-    major, minor, patch = (ord(number) for number in found.groups())
-    if [str(major), str(minor)] != xgboost.__version__.split(".")[:2]:
+    version = ".".join(str(ord(number)) for number in found.groups()) if found else ""
+    if found and version.split(".")[:2] != xgboost.__version__.split(".")[:2]:
         raise ModelError(
-            f"{path} was written by XGBoost {major}.{minor}.{patch}, "
-            f"but {xgboost.__version__} is installed. {CURE}"
+            f"{path} was written by XGBoost {version}, but {xgboost.__version__} is installed"
         )
 
 
 class Unpickler(pickle.Unpickler):
-    """An unpickler that finds no other globals than an XGBClassifier needs.
-
-    A pickle can name any function for the unpickler to call.
-    """
+    """An unpickler that allows no other globals, because they can be any functions to call."""
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in ALLOWED_GLOBALS:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a model file")
         return super().find_class(module, name)
-
-
-def check_stamps(path: Path, booster: xgboost.Booster) -> None:
-    """Raise ModelError unless the model was published for these features and classes, in order."""
-    for what, stamp, expected in (
-        ("features", booster.feature_names, FEATURES),
-        ("classes", json.loads(booster.attr("classes") or "null"), list(CLASSES)),
-    ):
-        if stamp != expected:
-            raise ModelError(
-                f"{path} must be published for the {what} {expected} of schema.py, "
-                f"not for {stamp}. {CURE}"
-            )
 
 
 def choose_classes(probabilities: Array) -> Array:
@@ -286,9 +257,9 @@ def check_info(path: Path) -> None:
     try:
         described = json.loads(path.read_bytes())["model"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is missing or unreadable. {CURE}") from error
+        raise ModelError(f"{path} is missing or unreadable") from error
     if described != digest():
-        raise ModelError(f"{path} describes another model than {PATH.name}. {CURE}")
+        raise ModelError(f"{path} describes another model than {PATH.name}")
 
 
 def digest() -> str:

@@ -57,7 +57,7 @@ def read_field(field: msgspec.inspect.Field, hint: Any) -> Field:
         raise SystemExit(f"schema.py: {field.name} must not have a default value.")
     kind = field.type
     is_optional = isinstance(kind, msgspec.inspect.UnionType) and kind.includes_none
-    if isinstance(kind, msgspec.inspect.UnionType) and len(kind.types) == 2:
+    if isinstance(kind, msgspec.inspect.UnionType) and is_optional and len(kind.types) == 2:
         kind = next(t for t in kind.types if not isinstance(t, msgspec.inspect.NoneType))
     unit = ""
     if isinstance(kind, msgspec.inspect.Metadata):

@@ -10,9 +10,11 @@ import keyword
 import math
 import re
 import sys
+import unicodedata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+MAX_LINE = 100  # characters, as in pyproject.toml
 
 
 def main() -> None:
@@ -32,70 +34,89 @@ def draft(path: Path, class_column: str) -> str:
     if class_column not in columns:
         raise SystemExit(f"{path} must have the column '{class_column}', not just {[*columns]}.")
     classes = sort_classes(columns.pop(class_column))
+    if "" in classes:
+        raise SystemExit(
+            f"{path}: column '{class_column}' must not have empty cells. Remove their lines."
+        )
     if len(classes) < 2:
-        raise SystemExit(f"Column '{class_column}' of {path} must have two or more classes.")
-    fields: dict[str, str] = {}
-    omitted = []
+        raise SystemExit(f"{path}: column '{class_column}' must have two or more classes.")
+    json_names = {to_json_name(class_column).lower(): class_column}
+    fields = []
+    omitted = {}  # from column to a cell that is not a number
     for column, cells in columns.items():
-        line = draft_field(column, cells)
-        if line is None:
-            omitted.append(column)
+        text = find_text(cells)
+        if text is not None:
+            omitted[column] = text
             continue
-        json_name = to_json_name(column)
-        if json_name.lower() in fields:
+        other = json_names.setdefault(to_json_name(column).lower(), column)
+        if other != column:
             raise SystemExit(
-                f"{path}: two columns would become the field {json_name}, one of them '{column}'. "
-                "Rename one."
+                f"{path}: the columns '{other}' and '{column}' must differ in more than case and "
+                "punctuation. Rename one."
             )
-        fields[json_name.lower()] = line
-    if not fields:
-        raise SystemExit(f"{path} must have columns of numbers other than '{class_column}'.")
+        fields.append(draft_field(column, cells))
+    if len(fields) < 2:
+        raise SystemExit(
+            f"{path} must have two or more columns of numbers other than '{class_column}'."
+        )
     if omitted:
+        found = ", ".join(f"{column!r} (such as {text!r})" for column, text in omitted.items())
         print(
-            f"Left out, because they are not numbers: {omitted}. Replace each by one 0/1 column "
-            "per category, in the CSV and in what clients send.",
+            f"Left out, because they are not numbers: {found}. To keep one, leave unknown cells "
+            "empty, or replace categories by one 0/1 column for each, in the CSV and in what "
+            "clients send.",
             file=sys.stderr,
         )
-    return fill_template(path, class_column, classes, list(fields.values()), omitted)
+    return fill_template(path, class_column, classes, fields, list(omitted))
 
 
 def read_columns(path: Path) -> dict[str, list[str]]:
-    """Return the cells of a CSV, by column; raise SystemExit if it is not a table."""
+    """Return the cells of a CSV by column, without those that have no name.
+
+    Raises SystemExit if the file is not a table.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             header = [name.strip() for name in next(reader, [])]
-            rows = [row for row in reader if row]
+            rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SystemExit(f"{path} cannot be read as CSV in UTF-8: {error}.") from error
-    if len(set(header)) < len(header) or not all(map(split_words, header)):
+    if not rows:
+        raise SystemExit(f"{path} must have a header, and then one sample per line.")
+    if len(header) == 1:
+        raise SystemExit(f"{path} must have columns separated by commas, not just '{header[0]}'.")
+    names = [name for name in header if split_words(name)]  # an index of pandas has no name
+    if len(set(names)) < len(names):
         raise SystemExit(f"{path} must have a header with different names, not {header}.")
-    if not rows or any(len(row) != len(header) for row in rows):
-        raise SystemExit(f"{path} must have {len(header)} cells in each line, as in its header.")
-    cells = zip(*rows, strict=True)
+    for line, row in rows:
+        if len(row) != len(header):
+            raise SystemExit(f"{path}, line {line}: expected {len(header)} cells, got {len(row)}.")
     return {
-        name: [cell.strip() for cell in of_column]
-        for name, of_column in zip(header, cells, strict=True)
+        name: [row[index].strip() for _, row in rows]
+        for index, name in enumerate(header)
+        if name in names
     }
 
 
 def sort_classes(cells: list[str]) -> list[str]:
     """Return the different classes, by value if all are numbers."""
-    classes = set(cells)
-    if "" in classes:
-        raise SystemExit("The class must not be missing: remove the lines with an empty cell.")
+    in_order = sorted(set(cells))
     try:
-        return sorted(classes, key=float)
+        return sorted(in_order, key=float)
     except ValueError:
-        return sorted(classes)
+        return in_order
 
 
 # ---- Fields --------------------------------------------------------------------------------
 
 
 def split_words(column: str) -> list[str]:
-    """Return the words of a column's name: "petal length (cm)" has petal, length and cm."""
-    return re.findall(r"[^\W_]+", column)
+    """Return the words of a column's name: "petal length (cm)" has petal, length and cm.
+
+    NFKC is what Python does to names: a superscript 2 becomes a 2.
+    """
+    return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", column))
 
 
 def to_json_name(column: str) -> str:
@@ -104,31 +125,54 @@ def to_json_name(column: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
-def draft_field(column: str, cells: list[str]) -> str | None:
-    """Return the line of a field, or None for a column that is not numbers."""
-    try:
-        values = [float(cell) for cell in cells if cell]
-    except ValueError:
-        return None
-    if not values or not all(map(math.isfinite, values)):
-        return None
+def find_text(cells: list[str]) -> str | None:
+    """Return the first cell of a column that is not a finite number, or "" if all are empty."""
+    for cell in cells:
+        try:
+            is_number = not cell or math.isfinite(float(cell))
+        except ValueError:
+            is_number = False
+        if not is_number:
+            return cell
+    return None if any(cells) else ""
+
+
+def draft_field(column: str, cells: list[str]) -> str:
+    """Return the definition of a field, in one line if it fits."""
+    values = [float(cell) for cell in cells if cell]
     is_integer = all(re.fullmatch(r"[-+]?\d+", cell) for cell in cells if cell)
     low, high = round_outward(min(values), max(values), is_integer)
+    meta = f"msgspec.Meta(ge={low}, le={high}{', multiple_of=1' if is_integer else ''})"
+    is_optional = "" in cells
     name = "_".join(word.lower() for word in split_words(column))
-    default = ""
-    if not name.isidentifier() or keyword.iskeyword(name):
-        default = f' = msgspec.field(name="{to_json_name(column)}")'
+    json_name = ""  # in msgspec.field, for a name that Python or the draft does not allow
+    if not name.isidentifier() or keyword.iskeyword(name) or name in ("float", "msgspec"):
         name = f"_{name}"
-    arguments = f"ge={low}, le={high}{', multiple_of=1' if is_integer else ''}"
-    optional = " | None" if "" in cells else ""
-    line = f"    {name}: Annotated[float, msgspec.Meta({arguments})]{optional}{default}"
-    if len(line) > 100:
-        line = (
-            f"    {name}: Annotated[\n"
-            f"        float, msgspec.Meta({arguments})\n"
-            f"    ]{optional}{default}"
-        )
-    return line
+        json_name = f"name={quote(to_json_name(column))}"
+    default = f" = msgspec.field({json_name})" if json_name else ""
+    line = f"    {name}: Annotated[float, {meta}]{' | None' if is_optional else ''}{default}"
+    if len(line) <= MAX_LINE:
+        return line
+    template = LONG_OPTIONAL_FIELD if is_optional else LONG_FIELD
+    default = f" = msgspec.field(\n        {json_name},\n    )" if json_name else ""
+    return template.format(name=name, meta=meta) + default
+
+
+# The commas at the ends keep ruff from joining the lines.
+LONG_FIELD = """\
+    {name}: Annotated[
+        float,
+        {meta},
+    ]"""
+
+LONG_OPTIONAL_FIELD = """\
+    {name}: (
+        Annotated[
+            float,
+            {meta},
+        ]
+        | None
+    )"""
 
 
 def round_outward(low: float, high: float, is_integer: bool = False) -> tuple[float, float]:
@@ -138,7 +182,7 @@ def round_outward(low: float, high: float, is_integer: bool = False) -> tuple[fl
     whole numbers, such as 0 and 1, are their own limits.
     """
     if low == high:
-        high = low + 1
+        high = low + max(1, abs(low))
     if is_integer and high - low < 8:
         return int(low), int(high)
     largest_unit = (high - low) / 8
@@ -161,7 +205,7 @@ def find_step(low: float, high: float) -> float:
 
 def to_readable(value: float) -> float:
     """Return a number without the noise of binary arithmetic, as an int if it is whole."""
-    rounded = float(f"{value:.12g}")
+    rounded = float(f"{value:.15g}")
     return int(rounded) if rounded.is_integer() else rounded
 
 
@@ -178,11 +222,13 @@ from typing import Annotated
 
 import msgspec
 
-TITLE = "{title}"
+TITLE = {title}
 DESCRIPTION = "A sample in, its class out."
 
-DATA = {data}  # a header line, then one sample per line
-CLASS = {class_column}  # the column of DATA that contains the class
+# A header line, then one sample per line.
+DATA = {data}
+# The column of DATA that contains the class.
+CLASS = {class_column}
 # The names in that column, in the order of their indices.
 CLASSES = {classes}
 # Two rows of DATA, of different classes, that all documentation shows. None: medians instead.
@@ -214,20 +260,29 @@ def fill_template(
     if len(names) > 80:
         lines = "".join(f"    {quote(name)},\n" for name in classes)
         tuple_of_classes = f"(\n{lines})"
-    comments = [f"    # Left out, because it is not numbers: {name:.50}\n" for name in omitted]
-    return TEMPLATE.format(
-        title=f"{path.stem[:1].upper()}{path.stem[1:]} prediction service",
+    comments = [
+        f"    # Left out, because it is not numbers: {quote(name):.50}\n" for name in omitted
+    ]
+    text = TEMPLATE.format(
+        title=quote(f"{path.stem[:1].upper()}{path.stem[1:]} prediction service"),
         data=quote(data.relative_to(ROOT).as_posix()),
         class_column=quote(class_column),
         classes=tuple_of_classes,
         omitted="".join(comments),
         fields="\n".join(fields),
     )
+    if any(len(line) > MAX_LINE for line in text.split("\n")):  # a name alone is longer
+        text = text.replace("\nfrom typing", "\n# ruff: noqa: E501\n# fmt: off\nfrom typing", 1)
+    return text
 
 
 def quote(text: str) -> str:
-    """Return a text as a Python literal with double quotes."""
-    return json.dumps(text, ensure_ascii=False)
+    """Return a text as a Python literal, in double quotes unless it contains more of them."""
+    literal = json.dumps(text, ensure_ascii=False)
+    if text.count('"') > text.count("'"):
+        inner = literal[1:-1].replace('\\"', '"').replace("'", "\\'")
+        return f"'{inner}'"
+    return literal
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 `python model/publish.py FILE` publishes a model that was trained elsewhere: XGBoost's .json or
 .ubj, or a pickle (plain, gzip or xz) of an XGBClassifier, a fitted search or a Booster. A pickle
 can run code: only publish one from a source you trust. model/train.py calls `publish` as well, so
-every model that is served has passed these checks. Whatever they reject is a one-line error, and
-then no file has changed.
+every model that is served has passed these checks. If one fails, the error is one line, and no
+file changes.
 """
 
 import csv
@@ -13,11 +13,13 @@ import hashlib
 import importlib
 import io
 import json
+import os
 import pickle
 import re
 import shutil
 import sys
 import tempfile
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +42,7 @@ try:
     import schema
     import validation
     import write_docs
-except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+except Exception as error:
     raise SystemExit(f"schema.py cannot be imported: {error}.") from error
 
 Array = NDArray[Any]
@@ -53,7 +55,7 @@ OBJECTIVES = ("multi:softprob", "binary:logistic")  # those whose predictions ar
 # Of a model's split thresholds, the part that may lie outside the range of their column in DATA: at
 # most 5% do with the columns in the right order, and 7 to 81% in iris's 23 other orders.
 MAX_OUTSIDE = 0.06
-N_CHECKED = 10_000  # random samples for which the probabilities are compared, or more
+N_CHECKED = 10_000  # samples for which the predictions are compared, or more
 
 
 def main() -> None:
@@ -63,8 +65,8 @@ def main() -> None:
     publish(read_classifier(path), source=str(path))
 
 
-def publish(classifier: XGBClassifier, accuracy: str = "", source: str = "This classifier") -> None:
-    """Check a fitted classifier, then write the model file and everything generated.
+def publish(classifier: Any, accuracy: str = "", source: str = "The classifier") -> None:
+    """Check a fitted XGBClassifier, then write the model file and everything generated.
 
     `accuracy` is a line for README; by default it is the accuracy on DATA. `source` is what
     messages call the classifier. Raises SystemExit if the service could not predict exactly what
@@ -74,9 +76,9 @@ def publish(classifier: XGBClassifier, accuracy: str = "", source: str = "This c
     examples = choose_examples(samples, classes)
     check_kind(classifier, source)
     has_names = check_names(classifier, source)
-    predicted = classifier.predict(samples)
-    accuracy = accuracy or describe_accuracy(classes, predicted)
     booster = stamp(cut_to_best_iteration(classifier, source))
+    predicted = predict_proba(classifier, source, samples).argmax(axis=1)
+    accuracy = accuracy or describe_accuracy(classes, predicted)
     files: dict[str, bytes | None] = model_files(booster)
     with load_service(files) as service:
         if not has_names:
@@ -84,7 +86,7 @@ def publish(classifier: XGBClassifier, accuracy: str = "", source: str = "This c
             check_ranges(splits, source, samples)
         check_predictions(service, classifier, source, samples)
         files |= write_docs.generate(service, classifier, examples, samples, classes, accuracy)
-    for path in ROOT.glob("model/*.pgz*"):
+    for path in ROOT.glob("model/xgboost-*.pgz*"):  # the last model's name may differ
         if f"model/{path.name}" not in files:
             path.unlink()
     for name, content in files.items():
@@ -101,8 +103,12 @@ def publish(classifier: XGBClassifier, accuracy: str = "", source: str = "This c
 
 
 def normalize(name: str) -> str:
-    """Return a name's letters and digits, in lower case: "petal length (cm)" is petalLengthCm."""
-    return "".join(filter(str.isalnum, name)).lower()
+    """Return a name's letters and digits, in lower case.
+
+    "petal length (cm)" and "petalLengthCm" are the same name. NFKC is what Python does to the names
+    in schema.py: a superscript 2 is a 2.
+    """
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name))).lower()
 
 
 @cache  # model/train.py and `publish` both call it
@@ -113,8 +119,13 @@ def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     empty cell of an optional field; the classes are indices of CLASSES, shape (n_samples,). Raises
     SystemExit if DATA or schema.py is invalid, or if they do not fit each other.
     """
-    if len(CLASSES) < 2 or len(set(CLASSES)) < len(CLASSES):
-        raise SystemExit(f"schema.py: CLASSES must be two or more different names, not {CLASSES}.")
+    if len(NAMES) < 2:  # the documentation shows an error in one field, and one that is missing
+        raise SystemExit(f"schema.py: the sample must have two or more fields, not just {NAMES}.")
+    are_names = all(isinstance(name, str) for name in CLASSES)
+    if not are_names or len(CLASSES) < 2 or len(set(CLASSES)) < len(CLASSES):
+        raise SystemExit(
+            f"schema.py: CLASSES must be two or more different strings, not {CLASSES}."
+        )
     try:
         with (ROOT / schema.DATA).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
@@ -144,7 +155,11 @@ def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
                 f"{schema.DATA} must have two samples or more of each class, "
                 f"not {classes.count(index)} of '{name}'."
             )
-    return np.array(samples), np.array(classes)
+    array = np.array(samples)
+    for name, is_empty in zip(NAMES, np.isnan(array).all(axis=0), strict=True):
+        if is_empty:
+            raise SystemExit(f"{schema.DATA}: column '{name}' must have a value in some line.")
+    return array, np.array(classes)
 
 
 def find_columns(header: list[str]) -> list[int]:
@@ -155,7 +170,10 @@ def find_columns(header: list[str]) -> list[int]:
         raise SystemExit(f"{schema.DATA} is empty: expected a header with the columns {expected}.")
     for name in expected:
         if [normalize(other) for other in expected].count(normalize(name)) > 1:
-            raise SystemExit(f"schema.py: '{name}' must differ from all other names.")
+            raise SystemExit(
+                f"schema.py: '{name}' must differ from all other names in more than case and "
+                "punctuation."
+            )
         count = normalized.count(normalize(name))
         if count != 1:
             raise SystemExit(
@@ -181,10 +199,12 @@ def read_cell(field: validation.Field, text: str, line: int) -> float:
     if not text:
         is_allowed = field.is_optional
     if not is_allowed:
+        expected = field._replace(is_optional=False).expectation()
+        if field.is_optional:
+            expected += " or an empty cell"
         got = f"got '{text}'" if text else "but the cell is empty"
         raise SystemExit(
-            f"{schema.DATA}, line {line}, column '{field.name}': "
-            f"expected {field.expectation()}, {got}."
+            f"{schema.DATA}, line {line}, column '{field.name}': expected {expected}, {got}."
         )
     return value
 
@@ -199,12 +219,12 @@ def choose_examples(samples: Array, classes: Array) -> Array:
         return allow(np.array(medians))
     if not schema.PUBLISH_DATA:
         raise SystemExit("schema.py: EXAMPLES must be None, because PUBLISH_DATA is False.")
-    first, second = schema.EXAMPLES
-    if not (0 <= first < len(samples) and 0 <= second < len(samples)):
+    if len(schema.EXAMPLES) != 2 or not set(schema.EXAMPLES) <= set(range(len(samples))):
         raise SystemExit(
             f"schema.py: EXAMPLES must be two rows from 0 to {len(samples) - 1}, "
             f"not {schema.EXAMPLES}."
         )
+    first, second = schema.EXAMPLES
     if classes[first] == classes[second]:
         raise SystemExit(
             f"schema.py: EXAMPLES must be of different classes, "
@@ -230,66 +250,95 @@ def allow(samples: Array) -> NDArray[np.float64]:
 # ---- The classifier ------------------------------------------------------------------------
 
 
-def read_classifier(path: Path) -> XGBClassifier:
-    """Return the classifier in a file; raise SystemExit if there is none.
+SAVE_AGAIN = (
+    "Save an XGBClassifier with classifier.save_model('model.json'), in the version of XGBoost "
+    "that trained it, and publish model.json."
+)
+
+
+def read_classifier(path: Path) -> Any:
+    """Return the classifier in a file, or another object, which `publish` will reject.
 
     For a Booster, and for XGBoost's own formats, it is what XGBClassifier.load_model makes of it:
-    it predicts up to the best iteration, and only NaN is missing.
+    it predicts up to the best iteration, and only NaN is missing. Raises SystemExit if the file
+    cannot be loaded.
     """
-    if not path.is_file():
-        raise SystemExit(f"{path} does not exist.")
     try:
-        with warnings.catch_warnings():
-            # XGBoost's about a pickle from another version, and scikit-learn's about its own.
-            warnings.simplefilter("error", UserWarning)
-            if path.suffix in (".json", ".ubj"):
-                return load_booster(path)
-            loaded = joblib.load(path)
+        content = path.read_bytes()
+    except OSError as error:
+        raise SystemExit(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if content.startswith(b"{"):  # .json or .ubj
+                if not content.rstrip().endswith(b"}"):  # XGBoost can crash
+                    raise ValueError("the end of the file is missing")
+                return load_booster(bytearray(content))
+            loaded = joblib.load(io.BytesIO(content))
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
         raise SystemExit(
-            f"{path} cannot be read: {type(error).__name__}: {reason:.300} Save the model again "
-            "with classifier.save_model('model.json'), in the version of XGBoost that trained it."
+            f"{path} cannot be loaded ({summarize(error)}): it is damaged, of another format or "
+            f"kind, or needs a module that is not installed. {SAVE_AGAIN}"
         ) from error
+    for warning in caught:
+        if "older version of XGBoost" in str(warning.message):  # or a newer one
+            raise SystemExit(f"{path} was pickled by another version of XGBoost. {SAVE_AGAIN}")
     loaded = getattr(loaded, "best_estimator_", loaded)  # of a fitted search
     if isinstance(loaded, xgboost.Booster):
         return load_booster(loaded.save_raw("ubj"))
-    if not isinstance(loaded, XGBClassifier):
-        raise SystemExit(
-            f"{path} must contain an XGBClassifier, a fitted search for one, or a Booster, "
-            f"not a {type(loaded).__name__}. Save the XGBClassifier itself, trained on the columns "
-            "of schema.py as they are."
-        )
     return loaded
 
 
-def load_booster(source: Path | bytearray) -> XGBClassifier:
+def load_booster(content: bytearray) -> XGBClassifier:
     classifier = XGBClassifier()
-    classifier.load_model(source)
+    classifier.load_model(content)
     print(
-        "A file of XGBoost's own format, or a Booster, does not store which value is missing: "
-        "only NaN is here, whatever the classifier was trained with."
+        "Only NaN is a missing value now: neither XGBoost's own formats nor a Booster store which "
+        "one the classifier was trained with."
     )
     return classifier
 
 
-def check_kind(classifier: XGBClassifier, source: str) -> None:
-    """Raise SystemExit unless the service can predict what the classifier predicts."""
+def summarize(error: Exception) -> str:
+    """Return an error's type and the first line of its message, without XGBoost's source code."""
+    line = str(error).strip().partition("\n")[0]
+    reason = re.sub(r"^\[[\d:]+\] \S+:\d+: (Check failed: .*? : )?", "", line)
+    return f"{type(error).__name__}: {reason:.200}".rstrip(" :.")
+
+
+def check_kind(classifier: Any, source: str) -> None:
+    """Raise SystemExit unless this is a kind of classifier that the service can predict with.
+
+    Its booster is set to the CPU, because a GPU's probabilities differ in their last bits. The
+    classifier's own set_params would change the bytes that are written.
+    """
+    if not isinstance(classifier, XGBClassifier):
+        raise SystemExit(
+            f"{source} must be an XGBClassifier, a fitted search for one, or a Booster, not "
+            f"{type(classifier).__name__}. Save the XGBClassifier itself, trained on the columns "
+            "of schema.py as they are."
+        )
     if not classifier.__sklearn_is_fitted__():
         raise SystemExit(f"{source} is not fitted. Call fit() before you save it.")
     booster = classifier.get_booster()
-    # The probabilities of a GPU differ in their last bits. The classifier's own set_params would
-    # set all parameters again, which changes the bytes that are written.
     booster.set_param({"device": "cpu"})
     learner = json.loads(booster.save_config())["learner"]
     kind = learner["gradient_booster"]["name"]
     if kind != "gbtree":
-        raise SystemExit(f"{source} is a {kind} model. Train with booster='gbtree', the default.")
+        raise SystemExit(
+            f"{source} must have the booster gbtree, not {kind}. Train without setting booster."
+        )
     objective = learner["objective"]["name"]
     if objective not in OBJECTIVES:
         raise SystemExit(
             f"{source} must have the objective {' or '.join(OBJECTIVES)}, not {objective}. "
             "Train an XGBClassifier without setting objective."
+        )
+    parameters = learner["learner_model_param"]
+    if parameters["num_target"] != "1":
+        raise SystemExit(
+            f"{source} must predict one label, not {parameters['num_target']}. "
+            "Train on one class per sample."
         )
     trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
     has_categories = any(1 in tree["split_type"] for tree in trees)
@@ -297,36 +346,72 @@ def check_kind(classifier: XGBClassifier, source: str) -> None:
         raise SystemExit(
             f"{source} has categorical features. Train with one 0/1 column per category instead."
         )
-    for what, found, expected in (
-        ("features", booster.num_features(), NAMES),
-        ("classes", classifier.n_classes_, CLASSES),
-    ):
-        if found != len(expected):
-            raise SystemExit(
-                f"{source} must have the {len(expected)} {what} {expected} of schema.py, "
-                f"not {found} {what}{list_names(booster) if what == 'features' else ''}. "
-                "Change schema.py, or train with these."
-            )
-
-
-def list_names(booster: xgboost.Booster) -> str:
-    return f" {booster.feature_names}" if booster.feature_names else ""
+    n_classes = max(2, int(parameters["num_class"]))  # it is 0 for two classes
+    if n_classes != len(CLASSES):
+        raise SystemExit(
+            f"{source} must have the {len(CLASSES)} classes {CLASSES} of schema.py, not "
+            f"{n_classes} classes. Change schema.py, or train with these classes."
+        )
 
 
 def check_names(classifier: XGBClassifier, source: str) -> bool:
-    """Return whether the classifier has feature names; raise SystemExit if they do not fit.
+    """Return whether the classifier knows its features' names.
 
-    Names that only count, as of a DataFrame without column names, are no names.
+    Raises SystemExit if it has other features than schema.py. Names that only count, such as those
+    of a DataFrame without column names, are not names.
     """
-    names = classifier.get_booster().feature_names or []
+    booster = classifier.get_booster()
+    names = booster.feature_names or []
     if all(re.fullmatch(r"f?\d+", name) for name in names):
+        if booster.num_features() != len(NAMES):
+            raise SystemExit(
+                f"{source} must have the {len(NAMES)} features {NAMES} of schema.py, not "
+                f"{booster.num_features()} features. Change schema.py, or train with these "
+                "features."
+            )
         return False
-    if [normalize(name) for name in names] != [normalize(name) for name in NAMES]:
+    fields = dict(zip(map(normalize, NAMES), schema.Sample.__struct_fields__, strict=True))
+    wanted = [fields.get(normalize(name), name) for name in names]
+    if wanted != list(fields.values()):
         raise SystemExit(
-            f"{source} was trained on the features {names}, but schema.py has {NAMES}. "
-            "Put the fields of schema.py into the order of the model."
+            f"{source} was trained on the columns {names}. The fields of schema.py must be "
+            f"{wanted}, in this order, not {list(fields.values())}."
         )
     return True
+
+
+def cut_to_best_iteration(classifier: XGBClassifier, source: str) -> xgboost.Booster:
+    """Return the part of the booster that the classifier predicts with after early stopping.
+
+    A booster by itself predicts with all of its trees. Raises SystemExit if there are fewer.
+    """
+    booster = classifier.get_booster()
+    n_rounds = booster.num_boosted_rounds()
+    best_iteration = booster.attr("best_iteration") or str(n_rounds - 1)
+    if best_iteration not in map(str, range(n_rounds)):
+        raise SystemExit(
+            f"{source} has {n_rounds} rounds of trees, but its best iteration is "
+            f"{best_iteration}. Train it again."
+        )
+    n_served = int(best_iteration) + 1
+    if n_served == n_rounds:
+        return booster
+    print(f"Early stopping: the first {n_served} of {n_rounds} rounds of trees are served.")
+    return booster[:n_served]
+
+
+def predict_proba(classifier: XGBClassifier, source: str, samples: Array) -> Array:
+    """Return the classifier's own probabilities; raise SystemExit if it cannot predict."""
+    try:
+        probabilities = classifier.predict_proba(samples)
+        if probabilities.shape != (len(samples), len(CLASSES)):
+            raise ValueError(f"its probabilities have the shape {probabilities.shape}")
+    except Exception as error:
+        raise SystemExit(
+            f"{source} cannot predict by itself ({summarize(error)}). Train an XGBClassifier, and "
+            "save it as fit() leaves it."
+        ) from error
+    return probabilities
 
 
 def check_ranges(splits: list[tuple[int, float]], source: str, samples: Array) -> None:
@@ -342,30 +427,10 @@ def check_ranges(splits: list[tuple[int, float]], source: str, samples: Array) -
         raise SystemExit(
             f"{source} has no feature names, and {sum(outside)} of its {len(splits)} thresholds "
             f"lie outside the range of their column in {schema.DATA}: it was probably trained on "
-            f"columns in another order or other units than {NAMES}. If you are sure that it was "
+            f"columns in another order or in other units than {NAMES}. If you are sure that it was "
             "not, set feature_names of classifier.get_booster() to this list, save the classifier "
             "and publish it again."
         )
-
-
-def cut_to_best_iteration(classifier: XGBClassifier, source: str) -> xgboost.Booster:
-    """Return the part of the booster that the classifier predicts with after early stopping.
-
-    A booster by itself predicts with all of its trees.
-    """
-    booster = classifier.get_booster()
-    n_rounds = booster.num_boosted_rounds()
-    best_iteration = booster.attr("best_iteration")
-    n_served = n_rounds if best_iteration is None else int(best_iteration) + 1
-    if not 0 < n_served <= n_rounds:
-        raise SystemExit(
-            f"{source} has the best iteration {best_iteration}, but {n_rounds} rounds of trees. "
-            "Fit it again."
-        )
-    if n_served == n_rounds:
-        return booster
-    print(f"Early stopping: the first {n_served} of {n_rounds} rounds of trees are served.")
-    return booster[:n_served]
 
 
 # ---- What is written -----------------------------------------------------------------------
@@ -405,6 +470,8 @@ def model_files(booster: xgboost.Booster) -> dict[str, bytes | None]:
 @contextmanager
 def load_service(files: dict[str, bytes | None]) -> Iterator[ModuleType]:
     """Import the module run, with the new model, from a temporary copy of the service."""
+    for name in [name for name in os.environ if name.startswith("FLASK_")]:
+        del os.environ[name]  # the documentation describes the defaults
     replaced = {name: sys.modules.pop(name, None) for name in ("run", "model")}
     with tempfile.TemporaryDirectory() as folder:
         for path in ROOT.glob("*.py"):
@@ -439,10 +506,10 @@ def check_predictions(
     """
     combined = combine(service.model, samples)
     allowed = allow(combined)
-    predict_proba = service.model.tabulate(service.model.booster, lambda array: array)
     compare(allowed, partial(post, service.app), classifier, source)
     if np.isnan(classifier.missing):
-        compare(combined, predict_proba, classifier, source)
+        look_up = service.model.tabulate(service.model.booster, lambda array: array)
+        compare(combined, look_up, classifier, source)
 
 
 def combine(model: ModuleType, samples: Array) -> NDArray[np.float32]:
@@ -473,20 +540,29 @@ def combine(model: ModuleType, samples: Array) -> NDArray[np.float32]:
 
 
 def compare(
-    samples: Array, predict_proba: Callable[[Array], Array], classifier: XGBClassifier, source: str
+    samples: Array, predict: Callable[[Array], Array], classifier: XGBClassifier, source: str
 ) -> None:
     """Raise SystemExit, with one sample, if the probabilities differ from the classifier's."""
-    expected = classifier.predict_proba(samples.astype(np.float32))
-    found = predict_proba(samples)
+    expected = predict_proba(classifier, source, samples.astype(np.float32))
+    found = predict(samples)
     different = (expected != found).any(axis=1)
     if different.any():
+        cause = "Was the classifier changed after fit()? Save it as fit() leaves it"
+        if not np.isnan(classifier.missing):
+            cause = (
+                f"It takes {classifier.missing} for a missing value, but the service only NaN: "
+                "train without setting missing"
+            )
         index = different.argmax()
         raise SystemExit(
-            f"{source} predicts {expected[index].tolist()} for {samples[index].tolist()}, but the "
-            f"service would predict {found[index].tolist()}. The usual causes: the classifier was "
-            "trained with another value for missing than NaN, or its booster was replaced. Train "
-            "it again without these."
+            f"{source} predicts {shorten(expected[index])} for {shorten(samples[index])}, but the "
+            f"service would predict {shorten(found[index])}. {cause}."
         )
+
+
+def shorten(values: Array) -> str:
+    """Return float32 numbers with as few digits as they need."""
+    return f"[{', '.join(map(str, values.astype(np.float32)))}]"
 
 
 def post(app: Any, samples: Array) -> Array:

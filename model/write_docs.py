@@ -357,8 +357,8 @@ def expect(classifier: XGBClassifier, examples: Array) -> list[Json]:
             sample = examples[0].copy()
             sample[column] = value
             samples.append(sample)
-    predicted = classifier.predict(np.array(samples))
     probabilities = classifier.predict_proba(np.array(samples))
+    predicted = probabilities.argmax(axis=1)
     return [
         {"sample": to_json(sample), "class": int(index), "probabilities": row.tolist()}
         for sample, index, row in zip(samples, predicted, probabilities, strict=True)

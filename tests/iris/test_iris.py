@@ -41,7 +41,7 @@ def test_training_writes_the_same_bytes(tmp_path: Path) -> None:
     ignore = shutil.ignore_patterns(".*", "node_modules", "__pycache__")
     copy = shutil.copytree(ROOT, tmp_path / "copy", ignore=ignore)
     (copy / "model" / "xgboost-iris.pgz").unlink()
-    (copy / "model" / "other.pgz").touch()  # the file of an earlier data set
+    (copy / "model" / "xgboost-other.pgz").touch()  # of an earlier data set
     for path in copy.glob("static/*.json"):
         path.unlink()
     (copy / "tests" / "expected_predictions.json").unlink()
@@ -55,7 +55,7 @@ def test_training_writes_the_same_bytes(tmp_path: Path) -> None:
     written = {path.relative_to(copy) for path in copy.rglob("*") if path.is_file()}
     for name in written:
         assert (copy / name).read_bytes() == (ROOT / name).read_bytes(), name
-    assert Path("model/other.pgz") not in written
+    assert Path("model/xgboost-other.pgz") not in written
     assert Path("model/xgboost-iris.pgz.sha256") in written
 
 
