@@ -44,7 +44,7 @@ def vary_by_origin(response: Response) -> Response:
 
 @app.get("/")
 def hello() -> str:
-    """Answer a health check."""
+    """Respond to a health check."""
     return "hello!!"
 
 
@@ -52,7 +52,7 @@ def hello() -> str:
 def predict() -> Response:
     samples = read_samples()
     if isinstance(samples, Sample):
-        # The same wrapper that Python code calls, so that both return the same class.
+        # Python callers use model.predict as well, so they get the same class as clients.
         return json_response(LABELS[model.predict(astuple(samples))])
     return json_response(json_array(LABELS[model.predict_classes(to_array(samples))]))
 
@@ -61,18 +61,18 @@ def predict() -> Response:
 def predict_proba() -> Response:
     samples = read_samples()
     if isinstance(samples, Sample):
-        return json_response(probabilities_in_json(to_array([samples]))[0])
-    return json_response(json_array(probabilities_in_json(to_array(samples))))
+        return json_response(predict_proba_in_json(to_array([samples]))[0])
+    return json_response(json_array(predict_proba_in_json(to_array(samples))))
 
 
 def read_samples() -> Sample | list[Sample]:
     """Return the sample or samples in the body; raise the HTTPException that says what is wrong."""
-    # The usual header is compared first, because is_json takes 3 µs to parse it.
+    # The usual header is compared first: is_json takes 3 µs to parse it.
     if request.environ.get("CONTENT_TYPE") != "application/json" and not request.is_json:
         abort(415, "Send the header Content-Type: application/json.")
     if "HTTP_CONTENT_ENCODING" in request.environ:
         abort(415, "Send the body without a Content-Encoding.")
-    # Windows PowerShell writes a byte order mark.
+    # Windows PowerShell sends a byte order mark before the JSON of a file.
     return parse_samples(body_reader.read().removeprefix(codecs.BOM_UTF8))
 
 
@@ -84,7 +84,7 @@ def json_array(values: Iterable[bytes]) -> bytes:
     return b"[%b]" % b",".join(values)
 
 
-# The API's class labels, in JSON, by class: "0", "1" and so on, as text.
+# The label of each class as a JSON string, by class: "0", "1" and so on.
 LABELS = np.array([b'"%d"' % index for index in range(len(CLASSES))], object)
 
 
@@ -94,13 +94,14 @@ def encode_probabilities(probabilities: model.Array) -> model.Array:
     return np.array([msgspec.json.encode(row) for row in rows], object)
 
 
-# A function of samples. If the model has a table, all its results are encoded now.
-probabilities_in_json = model.tabulate(model.booster, encode_probabilities)
+# Maps samples to their probabilities in JSON. If the model is small enough for a table, every
+# possible result is encoded here, at startup.
+predict_proba_in_json = model.tabulate(model.booster, encode_probabilities)
 
 
 @app.errorhandler(HTTPException)
 def problem(error: HTTPException) -> Response:
-    """Return every error as problem details (RFC 9457), without what caused a 500."""
+    """Return every error as problem details (RFC 9457), without the cause of a 500."""
     members: dict[str, Any] = {
         "title": error.name,
         "status": error.code,
@@ -115,9 +116,9 @@ def problem(error: HTTPException) -> Response:
 
 @app.errorhandler(NotFound)
 def not_found(error: NotFound) -> Response:
-    """Name the URLs that exist, for those who try one in a browser."""
+    """Name the URLs to start from, for people who try one in a browser."""
     if request.method == "OPTIONS":
-        # A browser's preflight. Only if it succeeds, the page can read the 404 that follows.
+        # A browser's preflight: the page can read the 404 that follows only if it succeeds.
         return Response(status=204)
     error.description = f"No such path. {documentation()}"
     return problem(error)
@@ -125,7 +126,7 @@ def not_found(error: NotFound) -> Response:
 
 @app.errorhandler(MethodNotAllowed)
 def method_not_allowed(error: MethodNotAllowed) -> Response:
-    """Name the allowed methods also in the body, which is all that a browser shows."""
+    """Also name the allowed methods in the body, which is all that a browser shows."""
     allowed = ", ".join(sorted(error.valid_methods or ()))
     error.description = f"{request.path} allows {allowed}, not {request.method}. {documentation()}"
     return problem(error)
@@ -138,14 +139,14 @@ def documentation() -> str:
 
 
 class RequestHandler(WSGIRequestHandler):
-    """Werkzeug's own, except that the log shows IPv4 clients without ::ffff:."""
+    """Werkzeug's handler, but its log shows IPv4 addresses without the prefix ::ffff:."""
 
     def address_string(self) -> str:
         return settings.without_prefix(super().address_string())
 
 
 class Server(ThreadedWSGIServer):
-    """Werkzeug's own, except that an IPv6 socket also accepts IPv4 on Windows, as elsewhere."""
+    """Werkzeug's server, but its IPv6 socket accepts IPv4 on Windows as well."""
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:

@@ -1,4 +1,4 @@
-"""What a sample is and what the classes are: the one file to edit for another data set.
+"""What a sample is and what the classes are: the one file to edit to serve another data set.
 
 After an edit, `python model/train.py` (or `python model/publish.py FILE`, for a model trained
 elsewhere) checks this file against the data and writes everything that depends on it.
@@ -13,17 +13,23 @@ DESCRIPTION = "Four measurements of an iris in, its species out."
 
 DATA = "model/iris.csv"  # a header line, then one sample per line
 CLASS = "species"  # the column of DATA that contains the class
-# The names in that column, in the order of their indices.
+# The names in that column, in the order of the class indices: the API's labels 0, 1 and 2.
 CLASSES = ("setosa", "versicolor", "virginica")
-# Two rows of DATA, of different classes, that all documentation shows. None: medians instead.
+# Two rows of DATA, counted from 0, of different classes: the examples throughout the documentation.
+# If None, these are the medians of the two largest classes.
 EXAMPLES = (149, 0)
-# Whether the demo page and the documentation may show rows of DATA to all who reach the service.
+# Whether the demo page and the documentation may show rows of DATA to anyone who can reach the
+# service.
 PUBLISH_DATA = True
 
+# A field is a float, or float | None if it may be missing, with both limits; multiple_of=1 makes it
+# a whole number. The description is its unit.
 Length = Annotated[float, msgspec.Meta(ge=0, le=100, description="in cm")]
 
 
-class Flower(msgspec.Struct, rename="camel", gc=False):  # gc: a flower is never part of a cycle
+class Flower(
+    msgspec.Struct, rename="camel", gc=False
+):  # a flower is never part of a reference cycle
     """One iris, its fields in the model's order."""
 
     sepal_length_cm: Length

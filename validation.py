@@ -1,7 +1,7 @@
 """JSON in, samples out: parse a request's body, or list everything that is wrong with it."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple, NoReturn, get_type_hints
 
@@ -15,13 +15,14 @@ from werkzeug.exceptions import UnprocessableEntity
 from schema import CLASSES, Sample
 
 MAX_ERRORS = 100  # in one response: a body can contain a million, and each takes about 80 bytes
-MAX_UNKNOWN = 3  # unknown fields that an error names
-MAX_QUOTED = 40  # characters of a value or a name that an error quotes
+MAX_UNKNOWN = 3  # unknown fields that one error names, at most
+MAX_QUOTED = 40  # characters of a value or a name that an error quotes, at most
 
-# Bytes of the longest number in JSON: the float64 -1.7976931348623157e+308 in a request, and in a
-# response a float32 probability below 0.0001, such as 0.000061033562815282494.
-NUMBER = 24
-PROBABILITY = 23
+# The longest numbers in JSON, in bytes: a float64 in a request, such as -2.2250738585072014e-308,
+# and a float32 probability in a response, such as 0.000061033562815282494.
+MAX_NUMBER_LENGTH = 24
+MAX_PROBABILITY_LENGTH = 23
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Field(NamedTuple):
@@ -30,15 +31,15 @@ class Field(NamedTuple):
     name: str  # in JSON
     minimum: float
     maximum: float
-    unit: str  # the description in schema.py, such as "in cm"; may be empty
+    description: str  # the unit, such as "in cm"; may be empty
     is_integer: bool
     is_optional: bool  # may be null, for an unknown value
-    decode: Callable[[msgspec.Raw], Any]
+    decode: Callable[[msgspec.Raw], Any]  # returns the value, or raises msgspec.ValidationError
 
     def expectation(self) -> str:
         """Return what the field expects, such as "a number from 0 to 100 (in cm)"."""
         number = "a whole number" if self.is_integer else "a number"
-        unit = f" ({self.unit})" if self.unit else ""
+        unit = f" ({self.description})" if self.description else ""
         null = ", or null" if self.is_optional else ""
         return f"{number} from {self.minimum} to {self.maximum}{unit}{null}"
 
@@ -51,73 +52,78 @@ def read_fields(struct: type[msgspec.Struct]) -> list[Field]:
     return [read_field(field, hints[field.name]) for field in info.fields]
 
 
-def read_field(field: msgspec.inspect.Field, hint: Any) -> Field:
-    """Return one field of a Struct; raise SystemExit unless it is a float within two limits."""
-    if not field.required:
-        raise SystemExit(f"schema.py: {field.name} must not have a default value.")
-    kind = field.type
-    is_optional = isinstance(kind, msgspec.inspect.UnionType) and kind.includes_none
-    if isinstance(kind, msgspec.inspect.UnionType) and is_optional and len(kind.types) == 2:
+def read_field(info: msgspec.inspect.Field, hint: Any) -> Field:
+    """Return one field of a Struct, from what msgspec knows of it and its type hint.
+
+    Raises SystemExit unless it is a required float, or float | None, with both limits.
+    """
+    if not info.required:
+        raise SystemExit(f"schema.py: {info.name} must not have a default value.")
+    kind = info.type
+    is_optional = False
+    if isinstance(kind, msgspec.inspect.UnionType) and kind.includes_none and len(kind.types) == 2:
+        is_optional = True
         kind = next(t for t in kind.types if not isinstance(t, msgspec.inspect.NoneType))
-    unit = ""
+    description = ""
     if isinstance(kind, msgspec.inspect.Metadata):
-        unit = (kind.extra_json_schema or {}).get("description", "")
+        description = (kind.extra_json_schema or {}).get("description", "")
         kind = kind.type
     if not isinstance(kind, msgspec.inspect.FloatType):
-        raise SystemExit(f"schema.py: {field.name} must be a float, or float | None.")
+        raise SystemExit(f"schema.py: {info.name} must be a float, or float | None.")
     if kind.ge is None or kind.le is None or kind.multiple_of not in (None, 1):
         raise SystemExit(
-            f"schema.py: {field.name} must have both limits, as in msgspec.Meta(ge=0, le=100); "
+            f"schema.py: {info.name} must have both limits, as in msgspec.Meta(ge=0, le=100); "
             "multiple_of=1 makes it a whole number."
         )
     if not -FLOAT32_MAX <= kind.ge < kind.le <= FLOAT32_MAX:
         raise SystemExit(
-            f"schema.py: the limits of {field.name} must be ascending and finite in float32."
+            f"schema.py: {info.name} must have ge < le, and both must be finite in float32."
         )
     return Field(
-        name=field.encode_name,
+        name=info.encode_name,
         minimum=kind.ge,
         maximum=kind.le,
-        unit=unit,
+        description=description,
         is_integer=kind.multiple_of == 1,
         is_optional=is_optional,
         decode=msgspec.json.Decoder(hint).decode,
     )
 
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+def length_without_values(names: Iterable[str]) -> int:
+    """Return the bytes of an object in compact JSON, but for its values, and of the next comma."""
+    names = list(names)
+    return len(msgspec.json.encode(dict.fromkeys(names, 0))) - len(names) + len(",")
+
+
 FIELDS = read_fields(Sample)
 NAMES = [field.name for field in FIELDS]
-# What the texts for clients call a sample: "flower" for Flower, "house sale" for HouseSale.
+# What messages to clients call a sample: "flower" for Flower, "house sale" for HouseSale.
 SAMPLE_NAME = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", Sample.__name__).lower()
 
-# Bytes in compact JSON: of samples, with the comma that separates two, and of probabilities.
-FRAME = len(msgspec.json.encode(dict.fromkeys(NAMES, 0))) - len(NAMES) + 1
-LONGEST_SAMPLE = FRAME + NUMBER * len(NAMES)
-SHORTEST_SAMPLE = FRAME + len(NAMES)
-LONGEST_PROBABILITIES = (
-    len(msgspec.json.encode(dict.fromkeys(CLASSES, 0))) + (PROBABILITY - 1) * len(CLASSES) + 1
-)
-# How many times as long as its request a response can be: 1.5 for iris.
+LONGEST_SAMPLE = length_without_values(NAMES) + MAX_NUMBER_LENGTH * len(NAMES)  # in bytes
+SHORTEST_SAMPLE = length_without_values(NAMES) + len(NAMES)
+LONGEST_PROBABILITIES = length_without_values(CLASSES) + MAX_PROBABILITY_LENGTH * len(CLASSES)
+# How many times as long as its request's body a response can be: 1.5 for iris.
 RESPONSE_PER_BODY = LONGEST_PROBABILITIES / SHORTEST_SAMPLE
 
 decode_samples = msgspec.json.Decoder(Sample | list[Sample]).decode
 
 
-def parse_samples(text: bytes) -> Sample | list[Sample]:
+def parse_samples(body: bytes) -> Sample | list[Sample]:
     """Return the sample or samples in a body.
 
-    Raises BadRequest if the text is not JSON in UTF-8, and InvalidSamples if it is something else
+    Raises BadRequest if the body is not JSON in UTF-8, and InvalidSamples if it is anything other
     than a sample or an array of samples.
     """
     try:
-        if not text.isascii():
-            text.decode()  # msgspec does not check the UTF-8 of fields that it skips
-        return decode_samples(text)
+        if not body.isascii():
+            body.decode()  # msgspec does not check the UTF-8 of fields that it skips
+        return decode_samples(body)
     except msgspec.ValidationError as error:  # a subclass of DecodeError, so it comes first
-        abort_with_errors(text, str(error))
+        abort_with_errors(body, str(error))
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
-        abort_as_not_json(text, error)
+        abort_as_not_json(body, error)
 
 
 def to_array(samples: list[Sample]) -> NDArray[np.float32]:
@@ -132,36 +138,35 @@ def to_array(samples: list[Sample]) -> NDArray[np.float32]:
 class InvalidSamples(UnprocessableEntity):
     """The body is JSON, but neither a sample nor an array of samples."""
 
-    def __init__(self, errors: list[dict[str, str]], more: bool) -> None:
+    def __init__(self, errors: list[dict[str, str]], are_all: bool) -> None:
         description = f"Expected one {SAMPLE_NAME} or an array of them; see errors."
-        if more:
-            description += f" There are more than these {MAX_ERRORS}."
+        if not are_all:
+            description += f" Only the first {MAX_ERRORS} are listed."
         super().__init__(description)
         self.errors = errors
 
 
-def abort_with_errors(text: bytes, first_error: str) -> NoReturn:
-    """Raise InvalidSamples, or BadRequest if the text is not JSON.
+def abort_with_errors(body: bytes, msgspec_error: str) -> NoReturn:
+    """Raise InvalidSamples, or BadRequest if the body is not JSON.
 
-    msgspec stopped at `first_error` and did not read the rest of the text.
+    msgspec stopped at its error and did not read the rest of the body.
     """
     try:
-        msgspec.json.decode(text, type=msgspec.Raw)  # reads all of it
+        msgspec.json.decode(body, type=msgspec.Raw)  # reads all of it
+        errors = list(islice(iter_errors(body), MAX_ERRORS + 1))
     except (msgspec.DecodeError, RecursionError) as error:
-        abort_as_not_json(text, error)
-    errors = iter_errors(text)
-    first_errors = list(islice(errors, MAX_ERRORS))
-    if not first_errors:  # a field occurs twice: iter_errors sees the last one only, which is valid
-        first_errors = [{"pointer": "", "detail": first_error}]
-    raise InvalidSamples(first_errors, more=next(errors, None) is not None)
+        abort_as_not_json(body, error)
+    if not errors:  # a field occurs twice, and iter_errors sees the last one only, which is valid
+        errors = [{"pointer": "", "detail": msgspec_error}]
+    raise InvalidSamples(errors[:MAX_ERRORS], are_all=len(errors) <= MAX_ERRORS)
 
 
-def iter_errors(text: bytes) -> Iterator[dict[str, str]]:
+def iter_errors(body: bytes) -> Iterator[dict[str, str]]:
     """Yield each error in what should be a sample or an array of samples."""
     try:
-        samples = msgspec.json.decode(text, type=list[msgspec.Raw])
+        samples = msgspec.json.decode(body, type=list[msgspec.Raw])
     except msgspec.ValidationError:  # not an array
-        yield from iter_sample_errors(msgspec.Raw(text), "")
+        yield from iter_sample_errors(msgspec.Raw(body), "")
         return
     for index, sample in enumerate(samples):
         yield from iter_sample_errors(sample, f"/{index}")
@@ -175,26 +180,25 @@ def iter_sample_errors(sample: msgspec.Raw, pointer: str) -> Iterator[dict[str, 
         yield {"pointer": pointer, "detail": f"expected an object, got {quote(sample)}"}
         return
     for field in FIELDS:
-        detail = f"expected {field.expectation()}"
-        if field.name not in values:
-            detail += f", but the field is missing{unknown_fields(values)}"
-        else:
+        received = f"but the field is missing{unknown_fields_clause(values)}"
+        if field.name in values:
             value = values[field.name]
             try:
                 field.decode(value)
                 continue
             except msgspec.ValidationError:
-                detail += f", got {quote(value)}"
+                received = f"got {quote(value)}"
+        detail = f"expected {field.expectation()}, {received}"
         yield {"pointer": f"{pointer}/{escape(field.name)}", "detail": detail}
 
 
-def unknown_fields(values: dict[str, msgspec.Raw]) -> str:
-    """Return a clause that names a sample's first unknown fields: often, one is a typing error."""
-    unknown = islice((name for name in values if name not in NAMES), MAX_UNKNOWN)
-    quoted = ", ".join(f"'{name[:MAX_QUOTED]}'" for name in unknown)
-    if not quoted:
+def unknown_fields_clause(values: dict[str, msgspec.Raw]) -> str:
+    """Return a clause that names a sample's first unknown fields, one of which is often a typo."""
+    names = list(islice((name for name in values if name not in NAMES), MAX_UNKNOWN))
+    if not names:
         return ""
-    noun = "fields" if "', '" in quoted else "field"
+    noun = "fields" if len(names) > 1 else "field"
+    quoted = ", ".join(f"'{name[:MAX_QUOTED]}'" for name in names)
     return f"; the {SAMPLE_NAME} has the unknown {noun} {quoted}"
 
 
@@ -208,20 +212,20 @@ def escape(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def abort_as_not_json(text: bytes, error: Exception) -> NoReturn:
-    """Raise BadRequest, which names NaN or Infinity if that is what is wrong."""
+def abort_as_not_json(body: bytes, error: Exception) -> NoReturn:
+    """Raise BadRequest; its description names NaN or Infinity if that is the cause."""
     reason = str(error)
     stopped = re.search(r"\(byte (\d+)\)$", reason)
     if stopped:
         position = int(stopped[1])
-        constant = re.match(rb"NaN|Infinity", text[position : position + 8])
+        constant = re.match(rb"NaN|Infinity", body[position : position + 8])
         if constant:
-            reason = f"found {constant[0].decode()}{locate(text[:position])} (byte {position})"
+            reason = f"found {constant[0].decode()}{locate(body[:position])} (byte {position})"
     abort(400, f"The body is not JSON in UTF-8: {reason}.")
 
 
 def locate(preceding: bytes) -> str:
-    """Return " at " and the JSON pointer of the value that follows in a sample, or "" elsewhere."""
+    """Return " at POINTER" for the value that follows, or "" if it is not a field of a sample."""
     name = re.search(rb'"([^"\\]*)"\s*:\s*-?$', preceding)
     opened = preceding.rfind(b"{")
     if name is None or opened == -1:

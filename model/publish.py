@@ -571,7 +571,7 @@ def post(app: Any, samples: Array) -> Array:
     n_samples = app.config["MAX_CONTENT_LENGTH"] // validation.LONGEST_SAMPLE
     probabilities: list[dict[str, float]] = []
     for start in range(0, len(samples), n_samples):
-        batch = [write_docs.to_json(sample) for sample in samples[start : start + n_samples]]
+        batch = [write_docs.to_object(sample) for sample in samples[start : start + n_samples]]
         with client.post("/predict_proba", json=batch) as response:
             if response.status_code != 200:
                 raise SystemExit(f"The service rejects allowed samples: {response.text:.300}")

@@ -1,8 +1,9 @@
-"""Generate what describes the API: OpenAPI, Postman, README's figures and the demo page's data.
+"""Generate the files that describe the API, and those that the demo page and the tests read.
 
-model/publish.py calls `generate` with the service that is about to be published. The responses in
-all files are that service's own. The fixed text of the OpenAPI description is openapi_template.json
-beside this file, and README's fixed text is README itself, outside of its marked blocks.
+They are the OpenAPI description, the Postman collection, README's generated blocks, the demo page's
+data and the tests' expected predictions. model/publish.py calls `generate` with the service that it
+is about to publish, and every response shown comes from that service. The fixed text of the OpenAPI
+description is openapi_template.json beside this file.
 """
 
 import json
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from werkzeug.exceptions import InternalServerError
 from werkzeug.test import TestResponse
-from xgboost import XGBClassifier
+from xgboost import XGBClassifier, __version__
 
 import schema
 from draft_schema import find_step, round_outward
@@ -30,12 +31,12 @@ from validation import (
 )
 
 Array = NDArray[Any]
-Json = dict[str, Any]
+JsonObject = dict[str, Any]
 
 ROOT = Path(__file__).parents[1]
-STRUCT = schema.Sample.__name__
+STRUCT_NAME = schema.Sample.__name__
 CLASSES = list(schema.CLASSES)
-JSON = {"Content-Type": "application/json"}
+JSON_HEADERS = {"Content-Type": "application/json"}
 
 
 def generate(
@@ -48,26 +49,29 @@ def generate(
 ) -> dict[str, bytes | None]:
     """Return the content of every generated file by path, or None for one that must not exist.
 
-    `service` is the module run with the new model and `classifier` the original. `examples` are
-    two samples, shape (2, n_features); `samples` and `classes` are those of DATA.
+    `service` is the module `run`, imported with the new model, and `classifier` is the classifier
+    that was published. `examples` are two samples, shape (2, n_features), and `samples` and
+    `classes` are those of DATA, as publish.read_data() returns them.
     """
-    example, other = (to_json(values) for values in examples)
+    example, other = (to_object(values) for values in examples)
     openapi = describe_api(service, example, other)
     data = training_data(samples, classes) if schema.PUBLISH_DATA else None
     info = model_info(service, classifier, example, samples, classes)
     return {
-        "static/example.json": to_text(example),
-        "static/openapi.json": to_text(openapi, indent=2),
-        "static/postman_collection.json": to_text(make_collection(openapi), indent=2),
-        "static/model-info.json": to_text(info, indent=1),
+        "static/example.json": to_json(example),
+        "static/openapi.json": to_json(openapi, indent=2),
+        "static/postman_collection.json": to_json(make_collection(openapi), indent=2),
+        "static/model-info.json": to_json(info, indent=1),
         "static/training-data.json": data,
-        "tests/expected_predictions.json": to_text(expect(classifier, examples), indent=1),
-        "README.md": update_readme(service, openapi, example, samples, accuracy),
+        "tests/expected_predictions.json": to_json(
+            expected_predictions(classifier, examples), indent=1
+        ),
+        "README.md": update_readme(service, example, other, len(samples), accuracy),
     }
 
 
-def to_json(sample: Array) -> Json:
-    """Return a sample as the API takes it: whole numbers without a fraction, NaN as null."""
+def to_object(sample: Array) -> JsonObject:
+    """Return a sample for the API: whole numbers without a fraction, and None for NaN."""
     values = [
         None if math.isnan(value) else int(value) if value.is_integer() else value
         for value in map(float, sample)
@@ -75,14 +79,14 @@ def to_json(sample: Array) -> Json:
     return dict(zip(NAMES, values, strict=True))
 
 
-def to_text(value: Any, indent: int | None = None) -> bytes:
+def to_json(value: Any, indent: int | None = None) -> bytes:
     return f"{json.dumps(value, indent=indent, ensure_ascii=False)}\n".encode()
 
 
 def call(
     service: ModuleType, path: str, status: int = 200, method: str = "POST", **request: Any
 ) -> TestResponse:
-    """Return the service's response; raise SystemExit if its status is another one."""
+    """Return the service's response; raise SystemExit if it has another status."""
     response = service.app.test_client().open(path, method=method, **request)
     if response.status_code != status:
         raise SystemExit(
@@ -100,7 +104,7 @@ class Template(string.Template):
     delimiter = "%"
 
 
-def describe_api(service: ModuleType, example: Json, other: Json) -> Json:
+def describe_api(service: ModuleType, example: JsonObject, other: JsonObject) -> JsonObject:
     """Return the OpenAPI description, with the schema's fields and the service's responses."""
     reader = service.body_reader
     text = (ROOT / "model" / "openapi_template.json").read_text("utf-8")
@@ -108,16 +112,17 @@ def describe_api(service: ModuleType, example: Json, other: Json) -> Json:
         "title": schema.TITLE,
         "description": schema.DESCRIPTION,
         "sample": SAMPLE_NAME,
-        "Sample": STRUCT,
+        "Sample": STRUCT_NAME,
         "classes": ", ".join(f"{index} {name}" for index, name in enumerate(CLASSES)),
         "max_length": format_bytes(reader.limit),
         "small": format_bytes(reader.small),
     }
-    in_json = {name: json.dumps(value, ensure_ascii=False)[1:-1] for name, value in values.items()}
-    openapi = json.loads(Template(text).substitute(in_json))
+    # Each %name is inside a string of the template, so its value is escaped, but not quoted.
+    escaped = {name: json.dumps(value, ensure_ascii=False)[1:-1] for name, value in values.items()}
+    openapi = json.loads(Template(text).substitute(escaped))
     components = openapi["components"]
     schemas = components["schemas"]
-    schemas[STRUCT] = msgspec.json.schema(schema.Sample)["$defs"][STRUCT]
+    schemas[STRUCT_NAME] = msgspec.json.schema(schema.Sample)["$defs"][STRUCT_NAME]
     labels = "|".join(str(index) for index in range(len(CLASSES)))
     schemas["ClassLabel"]["pattern"] = f"^({labels})$"
     probability = {"type": "number", "minimum": 0, "maximum": 1}
@@ -127,14 +132,19 @@ def describe_api(service: ModuleType, example: Json, other: Json) -> Json:
     for path, operations in openapi["paths"].items():
         for method, operation in operations.items():
             add_examples(service, path, method, operation, example, other)
-    for name, response in call_wrongly(service, example).items():
+    for name, response in error_examples(service, example).items():
         problem = components["responses"][name]["content"]["application/problem+json"]
         problem["example"] = response
     return openapi
 
 
 def add_examples(
-    service: ModuleType, path: str, method: str, operation: Json, example: Json, other: Json
+    service: ModuleType,
+    path: str,
+    method: str,
+    operation: JsonObject,
+    example: JsonObject,
+    other: JsonObject,
 ) -> None:
     """Add the example requests of an operation, and the service's response to each."""
     (content,) = operation["responses"]["200"]["content"].values()
@@ -142,7 +152,7 @@ def add_examples(
         content["example"] = call(service, path, method=method).text
         return
     many = f"An array with one object per {SAMPLE_NAME}"
-    requests: dict[str, Json] = {
+    requests: dict[str, JsonObject] = {
         "one": {"summary": f"One {SAMPLE_NAME}", "value": example},
         "many": {"summary": many, "value": [example, other]},
     }
@@ -153,21 +163,23 @@ def add_examples(
         content["examples"][name] = {"summary": request["summary"], "value": response.json}
 
 
-def call_wrongly(service: ModuleType, example: Json) -> dict[str, Any]:
-    """Return the service's response to an invalid request of each kind, by OpenAPI component."""
+def error_examples(service: ModuleType, example: JsonObject) -> dict[str, Any]:
+    """Return an example of each error response, by the name of its OpenAPI component."""
     reader = service.body_reader
     full = b" " * reader.limit
     invalid = example | {NAMES[1]: "unknown"}
     del invalid[NAMES[-1]]
     responses = {
-        "InvalidJson": call(service, "/predict", 400, headers=JSON).json,
-        "BodyTooLarge": call(service, "/predict", 413, data=full + b" ", headers=JSON).json,
+        "InvalidJson": call(service, "/predict", 400, headers=JSON_HEADERS).json,
+        "BodyTooLarge": call(service, "/predict", 413, data=full + b" ", headers=JSON_HEADERS).json,
         "UnsupportedMediaType": call(service, "/predict", 415, data="").json,
         "ValidationError": call(service, "/predict", 422, json=invalid).json,
     }
-    reader.reserved = reader.budget
+    reader.reserved = reader.budget  # as if other requests had used it up
     reader.warned_at = math.inf  # nothing to warn about: this rejection is an example
-    responses["ServiceUnavailable"] = call(service, "/predict", 503, data=full, headers=JSON).json
+    responses["ServiceUnavailable"] = call(
+        service, "/predict", 503, data=full, headers=JSON_HEADERS
+    ).json
     reader.reserved = 0
     with service.app.test_request_context():
         responses["Problem"] = service.problem(InternalServerError()).json
@@ -195,12 +207,12 @@ pm.test("The response has classes, or probabilities that add up to 1", () => {
 });"""
 
 
-def make_collection(openapi: Json) -> Json:
+def make_collection(openapi: JsonObject) -> JsonObject:
     """Return a Postman collection with a request for each example of an OpenAPI description."""
     items = []
     for path, operations in openapi["paths"].items():
         for method, operation in operations.items():
-            (media_type, content), *_ = operation["responses"]["200"]["content"].items()
+            ((media_type, content),) = operation["responses"]["200"]["content"].items()
             if "requestBody" in operation:
                 body = operation["requestBody"]["content"]["application/json"]
                 for name, example in body["examples"].items():
@@ -227,12 +239,12 @@ def make_collection(openapi: Json) -> Json:
 
 def make_item(
     name: str, method: str, path: str, media_type: str, received: str, sent: Any = None
-) -> Json:
+) -> JsonObject:
     """Return one request of a Postman collection, with its saved response."""
     url = {"raw": f"{{{{baseUrl}}}}{path}", "host": ["{{baseUrl}}"], "path": [path[1:]]}
-    request: Json = {"method": method.upper(), "header": [], "url": url}
+    request: JsonObject = {"method": method.upper(), "header": [], "url": url}
     if sent is not None:
-        request["header"] = [{"key": name, "value": value} for name, value in JSON.items()]
+        request["header"] = [{"key": name, "value": value} for name, value in JSON_HEADERS.items()]
         text = json.dumps(sent, indent=2, ensure_ascii=False)
         language = {"raw": {"language": "json"}}
         request["body"] = {"mode": "raw", "raw": text, "options": language}
@@ -252,20 +264,25 @@ def make_item(
 
 
 def training_data(samples: Array, classes: Array) -> bytes:
-    """Return DATA as a JSON array, one sample per line, which /predict takes as a body."""
+    """Return DATA as a JSON array, one sample with its class per line: a body for /predict."""
     rows = [
-        json.dumps(to_json(sample) | {schema.CLASS: CLASSES[index]}, ensure_ascii=False)
+        json.dumps(to_object(sample) | {schema.CLASS: CLASSES[index]}, ensure_ascii=False)
         for sample, index in zip(samples, classes, strict=True)
     ]
     return ("[\n" + ",\n".join(rows) + "\n]\n").encode()
 
 
 def model_info(
-    service: ModuleType, classifier: XGBClassifier, example: Json, samples: Array, classes: Array
-) -> Json:
+    service: ModuleType,
+    classifier: XGBClassifier,
+    example: JsonObject,
+    samples: Array,
+    classes: Array,
+) -> JsonObject:
     """Return what the demo page shows and what identifies the model."""
     model = service.model
     gains = model.booster.get_score(importance_type="total_gain")
+    sum_of_gains = sum(gains.values()) or 1
     edges = model.find_edges(model.booster)
     _, n_trees = model.read_splits(model.booster)
     features = []
@@ -273,12 +290,11 @@ def model_info(
         low, high = field.minimum, field.maximum
         values = samples[:, column]
         if schema.PUBLISH_DATA:
-            inner_low, inner_high = round_outward(
-                float(np.nanmin(values)), float(np.nanmax(values)), field.is_integer
-            )
-            low, high = max(low, inner_low), min(high, inner_high)
-        label, unit = split_label(schema.Sample.__struct_fields__[column], field.unit)
-        thresholds = [float(str(edge)) for edge in edges.get(column, []) if np.isfinite(edge)]
+            known = values[~np.isnan(values)]
+            data_low, data_high = round_outward(known.min(), known.max(), field.is_integer)
+            low, high = max(low, data_low), min(high, data_high)
+        label, unit = split_label(schema.Sample.__struct_fields__[column], field.description)
+        edge = edges.get(column, np.empty(0))
         features.append(
             {
                 "name": field.name,
@@ -290,9 +306,10 @@ def model_info(
                 "integer": field.is_integer,
                 "optional": field.is_optional,
                 "distinct": len(np.unique(values)) if schema.PUBLISH_DATA else None,
-                "importance": round(gains.get(field.name, 0) / (sum(gains.values()) or 1), 6),
-                # The shortest decimals that are these float32, because clients compare with them.
-                "thresholds": thresholds,
+                "importance": round(gains.get(field.name, 0) / sum_of_gains, 6),
+                # The shortest decimals of these float32, because clients compare with them. An
+                # optional feature also has infinity as an edge.
+                "thresholds": [float(str(value)) for value in edge if np.isfinite(value)],
             }
         )
     return {
@@ -309,7 +326,7 @@ def model_info(
         "model": {
             "file": model.PATH.name,
             "sha256": model.digest(),
-            "xgboost": model.xgboost.__version__,
+            "xgboost": __version__,
             "trees": n_trees,
             "table": model.fits_table(model.booster),
         },
@@ -323,8 +340,8 @@ def split_label(field_name: str, description: str) -> tuple[str, str]:
     return label.removesuffix(f" {unit.lower()}"), unit
 
 
-def find_mistake(classifier: XGBClassifier, samples: Array, classes: Array) -> Json | None:
-    """Return the sample of DATA that the classifier is most sure of and wrong about, if any."""
+def find_mistake(classifier: XGBClassifier, samples: Array, classes: Array) -> JsonObject | None:
+    """Return the sample of DATA that the classifier misclassifies with most confidence, if any."""
     probabilities = classifier.predict_proba(samples)
     predicted = probabilities.argmax(axis=1)
     confidence = np.where(predicted == classes, 0, probabilities.max(axis=1))
@@ -335,32 +352,32 @@ def find_mistake(classifier: XGBClassifier, samples: Array, classes: Array) -> J
         "class": CLASSES[classes[index]],
         "predicted": CLASSES[predicted[index]],
         "probability": float(confidence[index]),
-        "sample": to_json(samples[index]),
+        "sample": to_object(samples[index]),
     }
 
 
 # ---- The tests -----------------------------------------------------------------------------
 
 
-def expect(classifier: XGBClassifier, examples: Array) -> list[Json]:
+def expected_predictions(classifier: XGBClassifier, examples: Array) -> list[JsonObject]:
     """Return samples with what plain XGBoost predicts for them.
 
-    They are the two examples, and the first of them with each feature at both of its limits and,
-    if it is optional, missing.
+    They are the two examples, and copies of the first with one feature at its minimum, at its
+    maximum or, if it is optional, missing.
     """
     samples = [*examples]
     for column, field in enumerate(FIELDS):
-        values = [field.minimum, field.maximum, *([np.nan] if field.is_optional else [])]
+        low, high = field.minimum, field.maximum
         if field.is_integer:
-            values[:2] = np.ceil(field.minimum), np.floor(field.maximum)
-        for value in values:
+            low, high = math.ceil(low), math.floor(high)
+        for value in [low, high, np.nan] if field.is_optional else [low, high]:
             sample = examples[0].copy()
             sample[column] = value
             samples.append(sample)
     probabilities = classifier.predict_proba(np.array(samples))
     predicted = probabilities.argmax(axis=1)
     return [
-        {"sample": to_json(sample), "class": int(index), "probabilities": row.tolist()}
+        {"sample": to_object(sample), "class": int(index), "probabilities": row.tolist()}
         for sample, index, row in zip(samples, predicted, probabilities, strict=True)
     ]
 
@@ -369,17 +386,17 @@ def expect(classifier: XGBClassifier, examples: Array) -> list[Json]:
 
 
 def update_readme(
-    service: ModuleType, openapi: Json, example: Json, samples: Array, accuracy: str
+    service: ModuleType, example: JsonObject, other: JsonObject, n_samples: int, accuracy: str
 ) -> bytes:
-    """Return README with its marked blocks replaced; raise SystemExit unless it has each once."""
+    """Return README with its marked blocks replaced; raise SystemExit unless each occurs once."""
     text = (ROOT / "README.md").read_text("utf-8")
     for name, content in {
         "title": f"# {schema.TITLE}\n\n{schema.DESCRIPTION}",
         "usage": usage_block(service, example),
         "fetch": fetch_block(service, example),
         "recipes": recipes_block(service),
-        "api": api_block(service, example),
-        "model": model_block(service, samples, accuracy),
+        "api": api_block(service, example, other),
+        "model": model_block(service, n_samples, accuracy),
     }.items():
         start, end = f"<!-- generated: {name} -->\n", f"\n<!-- end of {name} -->"
         if text.count(start) != 1 or text.count(end) != 1:
@@ -390,37 +407,36 @@ def update_readme(
     return text.encode()
 
 
-def code(language: str, text: str) -> str:
+def code_block(language: str, text: str) -> str:
     return f"```{language}\n{text}\n```"
 
 
-def usage_block(service: ModuleType, example: Json) -> str:
-    label = call(service, "/predict", json=example).text
+def usage_block(service: ModuleType, example: JsonObject) -> str:
+    response = call(service, "/predict", json=example).text
     probabilities = call(service, "/predict_proba", json=example).text
     classes = [f"`{index}` {name}" for index, name in enumerate(CLASSES)]
-    many = ""
+    many = f"Send an array of {SAMPLE_NAME} objects to get an array of classes"
     if schema.PUBLISH_DATA:
-        many = " `-d @static/training-data.json` sends all of the training data."
+        many += ": `-d @static/training-data.json` sends all of the data"
     return "\n\n".join(
         [
             f"`static/example.json` contains one {SAMPLE_NAME}:",
-            code("json", to_text(example).decode().rstrip()),
-            f"The response, `{label}`, is its class: {', '.join(classes[:-1])} or {classes[-1]}. "
-            f"An array of these objects gets an array of classes.{many} `/predict_proba` takes the "
-            "same bodies and returns the probabilities:",
-            code("json", probabilities),
+            code_block("json", to_json(example).decode().rstrip()),
+            f"The response, `{response}`, is its class: {', '.join(classes[:-1])} or {classes[-1]}."
+            f" {many}. `/predict_proba` takes the same bodies and returns the probabilities:",
+            code_block("json", probabilities),
         ]
     )
 
 
-def fetch_block(service: ModuleType, example: Json) -> str:
+def fetch_block(service: ModuleType, example: JsonObject) -> str:
     label = json.loads(call(service, "/predict", json=example).text)["return"]
-    return code(
+    return code_block(
         "js",
         'const response = await fetch("http://localhost:3000/predict", {\n'
         '  method: "POST",\n'
         '  headers: { "Content-Type": "application/json" },\n'
-        f"  body: JSON.stringify({to_text(example).decode().rstrip()}),\n"
+        f"  body: JSON.stringify({to_json(example).decode().rstrip()}),\n"
         "});\n"
         "if (!response.ok) throw new Error(await response.text());\n"
         f'console.log(await response.json()); // {{ return: "{label}" }}',
@@ -428,7 +444,7 @@ def fetch_block(service: ModuleType, example: Json) -> str:
 
 
 def recipes_block(service: ModuleType) -> str:
-    """Return the recipes for a CSV, which send as many samples at once as fit in a body."""
+    """Return code that classifies a CSV, with as many samples per request as fit in a body."""
     n_samples = service.body_reader.limit // LONGEST_SAMPLE
     has_optional = any(field.is_optional for field in FIELDS)
     null = ".astype(object).where(table.notna(), None)" if has_optional else ""
@@ -459,29 +475,31 @@ for (rows in split(seq_len(nrow(table)), (seq_len(nrow(table)) - 1) %/% {n_sampl
   table[rows, "class"] <- unlist(resp_body_json(req_perform(batch))$return)
 }}
 write.csv(table, "predicted.csv", row.names = FALSE)"""
-    return f"{code('python', python)}\n\n{code('r', r)}"
+    return f"{code_block('python', python)}\n\n{code_block('r', r)}"
 
 
-def api_block(service: ModuleType, example: Json) -> str:
+def api_block(service: ModuleType, example: JsonObject, other: JsonObject) -> str:
+    hello = call(service, "/", method="GET").text
     label = call(service, "/predict", json=example).text
-    labels = call(service, "/predict", json=[example, example]).text
+    labels = call(service, "/predict", json=[example, other]).text
     probabilities = ",".join(f'"{name}":…' for name in CLASSES[:3])
     if len(CLASSES) > 3:
         probabilities += ",…"
     invalid = example.copy()
     invalid.popitem()
+    # The error's pointer shows the invalid object's index.
     error = call(service, "/predict", 422, json=[example] * 17 + [invalid]).text
     reader = service.body_reader
     n_samples = reader.limit // LONGEST_SAMPLE
     return f"""\
 | Request | Response |
 |---|---|
-| `GET /` | `hello!!`, while the service is up |
+| `GET /` | `{hello}`, while the service is up |
 | `POST /predict`, one {SAMPLE_NAME} | `{label}` |
 | `POST /predict`, an array | `{labels}`, in the same order |
 | `POST /predict_proba`, either | `{{"return":{{{probabilities}}}}}`, or an array of these |
 
-A {SAMPLE_NAME} is a JSON object with {list_fields()}; other fields are ignored. Errors are
+Each {SAMPLE_NAME} is a JSON object with {list_fields()}; other fields are ignored. Errors are
 `application/problem+json` (RFC 9457) and say what is wrong:
 
 | Status | Reason |
@@ -493,11 +511,11 @@ A {SAMPLE_NAME} is a JSON object with {list_fields()}; other fields are ignored.
 | 422 | a field is missing or invalid: `errors` lists each one, up to {MAX_ERRORS} |
 | 503 | too many requests over {format_bytes(reader.small)} are in progress: see `Retry-After` |
 
-{code("json", error)}"""
+{code_block("json", error)}"""
 
 
 def list_fields() -> str:
-    """Return the fields in words, or where they are listed if they are many."""
+    """Return the fields in words, or where they are listed if there are too many."""
     expectations = {field.expectation() for field in FIELDS}
     if len(expectations) == 1 and len(NAMES) <= 8:
         *first, last = (f"`{name}`" for name in NAMES)
@@ -507,17 +525,17 @@ def list_fields() -> str:
     return f"the {len(NAMES)} fields that `static/openapi.json` lists"
 
 
-def model_block(service: ModuleType, samples: Array, accuracy: str) -> str:
+def model_block(service: ModuleType, n_samples: int, accuracy: str) -> str:
     model = service.model
-    sizes = [len(edge) + 1 for edge in model.find_edges(model.booster).values()]
-    product = f"{' × '.join(map(str, sizes))} = {math.prod(sizes):,} cells"  # noqa: RUF001
     predictions = "XGBoost for each sample, because a table would be too large"
     if model.fits_table(model.booster):
-        predictions = f"a table of {product}"
+        sizes = [len(edge) + 1 for edge in model.find_edges(model.booster).values()]
+        product = " × ".join(map(str, sizes))  # noqa: RUF001
+        predictions = f"a table of {product} = {math.prod(sizes):,} cells"
     return "\n".join(
         [
             f"- file: `model/{model.PATH.name}`, SHA-256 {model.digest()[:12]}…",
-            f"- data: `{schema.DATA}`, {len(samples):,} samples",
+            f"- data: `{schema.DATA}`, {n_samples:,} samples",
             f"- {accuracy}",
             f"- predictions from {predictions}",
         ]

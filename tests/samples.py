@@ -1,7 +1,7 @@
 """Samples and requests that the tests send, and what plain XGBoost predicts for the samples.
 
-model/publish.py writes expected_predictions.json with XGBClassifier.predict and predict_proba, so
-no expectation here is computed by the code that is tested.
+model/publish.py writes expected_predictions.json with XGBClassifier.predict_proba, so no prediction
+here is computed by the code under test.
 """
 
 import json
@@ -45,7 +45,7 @@ REQUEST = SIZED_HEAD % len(BODY) + BODY
 
 
 def change(**values: Any) -> bytes:
-    """Return SAMPLE with other values, as JSON."""
+    """Return SAMPLE with these values changed or added, as JSON."""
     return json.dumps(SAMPLE | values).encode()
 
 
@@ -54,7 +54,7 @@ def change_last(value: Any) -> bytes:
 
 
 def write_last(text: str) -> bytes:
-    """Return SAMPLE with its last value as it is written here, which need not be JSON."""
+    """Return SAMPLE with `text` as its last value, which need not be valid JSON."""
     return change_last("?").replace(b'"?"', text.encode())
 
 
@@ -96,8 +96,8 @@ INVALID_JSON = {
 }
 
 
-def expect(index: int, received: str, pointer: str = "") -> dict[str, str]:
-    """Return the error of one field for what was received."""
+def field_error(index: int, received: str, pointer: str = "") -> dict[str, str]:
+    """Return the error expected for one field, whose detail ends with `received`."""
     field = FIELDS[index]
     return {
         "pointer": f"{pointer}/{field.name}",
@@ -107,9 +107,9 @@ def expect(index: int, received: str, pointer: str = "") -> dict[str, str]:
 
 FLOAT = "float | null" if FIELDS[-1].is_optional else "float"
 MISSING = ", but the field is missing"
-TOO_SMALL, TOO_GREAT = FIELDS[-1].minimum - 0.1, FIELDS[-1].maximum + 0.1
+TOO_SMALL, TOO_LARGE = FIELDS[-1].minimum - 0.1, FIELDS[-1].maximum + 0.1
 INVALID_SAMPLES: dict[str, tuple[bytes, list[dict[str, str]]]] = {
-    "empty-object": (b"{}", [expect(index, MISSING) for index in range(len(FIELDS))][:100]),
+    "empty-object": (b"{}", [field_error(index, MISSING) for index in range(len(FIELDS))][:100]),
     "number": (b"5", [{"pointer": "", "detail": "expected an object, got 5"}]),
     "null": (b"null", [{"pointer": "", "detail": "expected an object, got null"}]),
     "text": (b'"{}"', [{"pointer": "", "detail": 'expected an object, got "{}"'}]),
@@ -121,31 +121,35 @@ INVALID_SAMPLES: dict[str, tuple[bytes, list[dict[str, str]]]] = {
             {"pointer": "/3", "detail": "expected an object, got null"},
         ],
     ),
-    "text-in-field": (change_last("1.8"), [expect(-1, ', got "1.8"')]),
-    "true-in-field": (change_last(True), [expect(-1, ", got true")]),
-    "array-in-field": (change_last([1.8]), [expect(-1, ", got [1.8]")]),
-    "object-in-field": (change_last({}), [expect(-1, ", got {}")]),
-    "too-small": (change_last(TOO_SMALL), [expect(-1, f", got {TOO_SMALL}")]),
-    "too-great": (change_last(TOO_GREAT), [expect(-1, f", got {TOO_GREAT}")]),
-    "beyond-float32": (write_last("1e39"), [expect(-1, ", got 1e39")]),
-    "beyond-float64": (write_last("1e400"), [expect(-1, ", got 1e400")]),
-    "many-digits": (write_last("9" * 5000), [expect(-1, f", got {'9' * 40}")]),
+    "text-in-field": (change_last("1.8"), [field_error(-1, ', got "1.8"')]),
+    "true-in-field": (change_last(True), [field_error(-1, ", got true")]),
+    "array-in-field": (change_last([1.8]), [field_error(-1, ", got [1.8]")]),
+    "object-in-field": (change_last({}), [field_error(-1, ", got {}")]),
+    "too-small": (change_last(TOO_SMALL), [field_error(-1, f", got {TOO_SMALL}")]),
+    "too-large": (change_last(TOO_LARGE), [field_error(-1, f", got {TOO_LARGE}")]),
+    "beyond-float32": (write_last("1e39"), [field_error(-1, ", got 1e39")]),
+    "beyond-float64": (write_last("1e400"), [field_error(-1, ", got 1e400")]),
+    "many-digits": (write_last("9" * 5000), [field_error(-1, f", got {'9' * 40}")]),
     "two-fields": (
         change(**{FIRST: [], LAST: "ü"}),
-        [expect(0, ", got []"), expect(-1, ', got "\\u00fc"')],
+        [field_error(0, ", got []"), field_error(-1, ', got "\\u00fc"')],
     ),
     "in-array": (
         json.dumps([SAMPLE] * 17 + [SAMPLE | {LAST: ""}]).encode(),
-        [expect(-1, ', got ""', pointer="/17")],
+        [field_error(-1, ', got ""', pointer="/17")],
     ),
     "field-twice": (
         b'{"%b": true, ' % LAST.encode() + BODY[1:],
         [{"pointer": "", "detail": f"Expected `{FLOAT}`, got `bool` - at `$.{LAST}`"}],
     ),
-    "typing-error": (
+    "typo": (
         change(**{f"{LAST}s": 1}).replace(b'"%b": ' % LAST.encode(), b'"%bX": ' % LAST.encode()),
-        [expect(-1, f"{MISSING}; the {SAMPLE_NAME} has the unknown fields '{LAST}X', '{LAST}s'")],
+        [
+            field_error(
+                -1, f"{MISSING}; the {SAMPLE_NAME} has the unknown fields '{LAST}X', '{LAST}s'"
+            )
+        ],
     ),
 }
 if not FIELDS[-1].is_optional:
-    INVALID_SAMPLES["null-in-field"] = (change_last(None), [expect(-1, ", got null")])
+    INVALID_SAMPLES["null-in-field"] = (change_last(None), [field_error(-1, ", got null")])

@@ -24,13 +24,13 @@ from tests.samples import (
     PROBABILITIES,
     RESPONSE,
     SAMPLE,
-    TOO_GREAT,
+    TOO_LARGE,
 )
 from tests.service import ROOT, Service, node, run_tool, tool
 
 pytestmark = pytest.mark.slow
 
-INVALID = SAMPLE | {LAST: TOO_GREAT}
+INVALID = SAMPLE | {LAST: TOO_LARGE}
 OPENAPI = ROOT / "static" / "openapi.json"
 POSTMAN = ROOT / "static" / "postman_collection.json"
 

@@ -142,7 +142,7 @@ def test_errors_are_listed_up_to_a_hundred(client: FlaskClient, wrong: int, more
     problem = assert_is_problem(client.post("/predict", json=samples), 422)
     assert len(problem["errors"]) == 100
     assert problem["errors"][-1]["pointer"] == f"/99/{LAST}"
-    assert ("There are more than these 100." in problem["detail"]) == more
+    assert ("Only the first 100 are listed." in problem["detail"]) == more
 
 
 @pytest.mark.parametrize(

@@ -225,8 +225,11 @@ def test_longest_probability_has_as_many_characters_as_assumed() -> None:
     exponents = 10 ** random.uniform(-45, 0, 200_000)
     for values in (exponents, random.random(200_000), np.array([1e-5, 6.1033563e-05, 1])):
         encoded = [msgspec.json.encode(float(value)) for value in values.astype(np.float32)]
-        assert max(map(len, encoded)) <= validation.PROBABILITY
-    assert len(msgspec.json.encode(float(np.float32(6.1033563e-05)))) == validation.PROBABILITY
+        assert max(map(len, encoded)) <= validation.MAX_PROBABILITY_LENGTH
+    assert (
+        len(msgspec.json.encode(float(np.float32(6.1033563e-05))))
+        == validation.MAX_PROBABILITY_LENGTH
+    )
 
 
 def test_model_info_describes_the_model(service: Service) -> None:
