@@ -239,7 +239,7 @@ LIMITS = (
     "it a whole number."
 )
 FLOAT = "schema.py: width must be a float, or float | None."
-FINITE = "schema.py: the limits of width must be ascending and finite in float32."
+FINITE = "schema.py: width must have ge < le, and both must be finite in float32."
 NO_DEFAULT = "schema.py: width must not have a default value."
 INVALID_FIELDS: dict[str, tuple[tuple[Any, ...], str]] = {
     "default": ((WIDTH, 0.5), NO_DEFAULT),

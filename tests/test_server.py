@@ -493,12 +493,13 @@ def test_gunicorn_without_the_configuration_logs_the_cure() -> None:
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "127.0.0.1"])
-def test_log_shows_the_demo_page_url(host: str) -> None:
+def test_log_shows_the_model_and_the_demo_page_url(host: str) -> None:
     port = free_port()
     with Service(*GUNICORN, "--bind", f"{host}:{port}", "run:app", port=port) as service:
         pass
     shown = host if host == "127.0.0.1" else "localhost"
-    assert f"The demo page: http://{shown}:{port}/static/index.html\n" in service.logged()
+    assert f"Demo page: http://{shown}:{port}/static/index.html\n" in service.logged()
+    assert f"{model.describe()}\n" in service.logged()
 
 
 @pytest.mark.parametrize(
