@@ -57,7 +57,11 @@ def generate(
     openapi = describe_api(service, example, other)
     data = training_data(samples, classes) if schema.PUBLISH_DATA else None
     info = model_info(service, classifier, example, samples, classes)
+    n_samples = service.body_reader.limit // LONGEST_SAMPLE
+    null_in_python = ".astype(object).where(table.notna(), None)"
     return {
+        "docs/predict_csv.py": write_recipe(PYTHON_RECIPE, null_in_python, n_samples),
+        "docs/predict_csv.R": write_recipe(R_RECIPE, ', na = "null"', n_samples),
         "static/example.json": to_json(example),
         "static/openapi.json": to_json(openapi, indent=2),
         "static/postman_collection.json": to_json(make_collection(openapi), indent=2),
@@ -260,6 +264,52 @@ def make_item(
     return {"name": name, "request": request, "response": [response]}
 
 
+# ---- Recipes -------------------------------------------------------------------------------
+
+PYTHON_RECIPE = Template("""\
+# Add a column with the class to a CSV whose columns are named as in the API.
+import pandas as pd
+import requests
+
+url = "http://localhost:3000"
+names = list(requests.get(f"{url}/static/example.json").json())
+table = pd.read_csv("%data")
+samples = table[names]%null
+classes = []
+for start in range(0, len(samples), %n_samples):  # this many fit in a body
+    batch = samples[start : start + %n_samples].to_dict("records")
+    response = requests.post(f"{url}/predict", json=batch)
+    response.raise_for_status()
+    classes += response.json()["return"]
+table["predicted"] = classes
+table.to_csv("predicted.csv", index=False)
+""")
+R_RECIPE = Template("""\
+# Add a column with the class to a CSV whose columns are named as in the API.
+library(httr2) # and jsonlite
+
+url <- request("http://localhost:3000")
+names <- names(resp_body_json(req_perform(req_url_path(url, "static/example.json"))))
+table <- read.csv("%data", check.names = FALSE)
+starts <- seq(1, nrow(table), by = %n_samples) # this many fit in a body
+for (start in starts) {
+  rows <- start:min(start + %n_samples - 1, nrow(table))
+  batch <- req_url_path(url, "predict") |> req_body_json(table[rows, names]%null)
+  table[rows, "predicted"] <- unlist(resp_body_json(req_perform(batch))$return)
+}
+write.csv(table, "predicted.csv", row.names = FALSE)
+""")
+
+
+def write_recipe(recipe: Template, null: str, n_samples: int) -> bytes:
+    """Return a recipe that sends `n_samples` per request; `null` converts missing values."""
+    has_optional = any(field.is_optional for field in FIELDS)
+    text = recipe.safe_substitute(
+        data=schema.DATA, n_samples=n_samples, null=null if has_optional else ""
+    )
+    return text.encode()
+
+
 # ---- The demo page -------------------------------------------------------------------------
 
 
@@ -394,7 +444,6 @@ def update_readme(
         "title": f"# {schema.TITLE}\n\n{schema.DESCRIPTION}",
         "usage": usage_block(service, example),
         "fetch": fetch_block(service, example),
-        "recipes": recipes_block(service),
         "api": api_block(service, example, other),
         "model": model_block(service, n_samples, accuracy),
     }.items():
@@ -441,41 +490,6 @@ def fetch_block(service: ModuleType, example: JsonObject) -> str:
         "if (!response.ok) throw new Error(await response.text());\n"
         f'console.log(await response.json()); // {{ return: "{label}" }}',
     )
-
-
-def recipes_block(service: ModuleType) -> str:
-    """Return code that classifies a CSV, with as many samples per request as fit in a body."""
-    n_samples = service.body_reader.limit // LONGEST_SAMPLE
-    has_optional = any(field.is_optional for field in FIELDS)
-    null = ".astype(object).where(table.notna(), None)" if has_optional else ""
-    null_in_r = ', na = "null"' if has_optional else ""
-    python = f"""\
-import pandas as pd
-import requests
-
-url = "http://localhost:3000"
-names = list(requests.get(f"{{url}}/static/example.json").json())
-table = pd.read_csv("{schema.DATA}")
-samples = table[names]{null}
-classes = []
-for start in range(0, len(samples), {n_samples}):  # this many fit in a body
-    batch = samples[start : start + {n_samples}].to_dict("records")
-    response = requests.post(f"{{url}}/predict", json=batch)
-    response.raise_for_status()
-    classes += response.json()["return"]
-table["class"] = classes
-table.to_csv("predicted.csv", index=False)"""
-    r = f"""\
-library(httr2) # and jsonlite
-url <- request("http://localhost:3000")
-names <- names(resp_body_json(req_perform(req_url_path(url, "static/example.json"))))
-table <- read.csv("{schema.DATA}", check.names = FALSE)
-for (rows in split(seq_len(nrow(table)), (seq_len(nrow(table)) - 1) %/% {n_samples})) {{
-  batch <- req_url_path(url, "predict") |> req_body_json(table[rows, names]{null_in_r})
-  table[rows, "class"] <- unlist(resp_body_json(req_perform(batch))$return)
-}}
-write.csv(table, "predicted.csv", row.names = FALSE)"""
-    return f"{code_block('python', python)}\n\n{code_block('r', r)}"
 
 
 def api_block(service: ModuleType, example: JsonObject, other: JsonObject) -> str:

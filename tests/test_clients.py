@@ -140,14 +140,14 @@ def test_python_client_predicts(service: Service, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "command"),
+    ("suffix", "command"),
     [
-        ("python", ["python", "-c", "import pandas, requests"]),
-        ("r", ["Rscript", "-e", "library(httr2); library(jsonlite)"]),
+        ("py", ["python", "-c", "import pandas, requests"]),
+        ("R", ["Rscript", "-e", "library(httr2); library(jsonlite)"]),
     ],
 )
-def test_recipe_adds_the_class_to_a_csv(
-    service: Service, tmp_path: Path, language: str, command: list[str]
+def test_recipe_adds_the_predicted_class_to_a_csv(
+    service: Service, tmp_path: Path, suffix: str, command: list[str]
 ) -> None:
     program, option, imports = command
     if subprocess.run([tool(program), option, imports], capture_output=True).returncode != 0:
@@ -163,14 +163,13 @@ def test_recipe_adds_the_class_to_a_csv(
         for row in range(rows):
             table.writerow([row, *add_digits((SAMPLE, OTHER)[row % 2], row)])
 
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (recipe,) = re.findall(f"^```{language}\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    recipe = (ROOT / "docs" / f"predict_csv.{suffix}").read_text("utf-8")
     url = f"http://127.0.0.1:{service.port}"
     (tmp_path / "recipe").write_text(recipe.replace("http://localhost:3000", url))
     run_tool(program, "recipe", cwd=tmp_path)
 
     with (tmp_path / "predicted.csv").open(newline="") as file:
-        predicted = [(int(row["row"]), row["class"]) for row in csv.DictReader(file)]
+        predicted = [(int(row["row"]), row["predicted"]) for row in csv.DictReader(file)]
     labels = [LABEL, OTHER_LABEL]
     assert predicted == [(row, labels[row % 2]) for row in range(rows)]
 
