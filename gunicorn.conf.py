@@ -31,17 +31,17 @@ control_socket_disable = True
 # The file through which a worker shows that it is alive: on a slow disk the sign could be late, and
 # on a read-only disk the file could not exist.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-# Seconds that an idle connection stays open: longer than in a load balancer, which could otherwise
-# send a request just as the connection is closed. AWS has 60, nginx 60 and Heroku 90.
+# Seconds that an idle connection stays open: longer than a load balancer keeps it, which could
+# otherwise send a request just as the connection is closed. AWS uses 60, nginx 60 and Heroku 90.
 keepalive = 95
-# Seconds in which a stopping worker finishes its requests. After SIGHUP, the arbiter waits as long
-# before it handles SIGTERM: 2 + 2, and 1 for the rest, are the 5 seconds that README promises.
+# Seconds in which a stopping worker finishes its requests. After SIGHUP, the arbiter waits just as
+# long before it handles SIGTERM: 2 + 2, plus 1 for the rest, are the README's 5 seconds.
 graceful_timeout = 2
-# Each connection needs a file descriptor, and a worker 11 more.
+# Each connection needs a file descriptor, and a worker about 11 more; 32 leave a margin.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
-# The worker limits request headers to 64 KiB altogether, so gunicorn needs no limit of its own on
-# a field or the request line. A field of a few bytes takes up 300 in memory: with 256 of them,
-# headers fit into the 160 KiB per connection that kubernetes.yaml counts; 9,000 take up 2 MiB.
+# The worker limits request headers to 64 KiB altogether, so a field or the request line needs no
+# lower limit (for the line, 0 means none). A field of a few bytes takes up 300 in memory: with 256
+# of them, headers fit into the 160 KiB per connection that kubernetes.yaml counts.
 limit_request_field_size = 2**16
 limit_request_line = 0
 limit_request_fields = 2**8
@@ -52,7 +52,7 @@ forwarder_headers = ""
 # Once enabled with --access-logfile: client, time, request, status, bytes, seconds, request ID.
 access_log_format = '%(h)s %(t)s "%(r)s" %(s)s %(B)s %(L)s %({x-request-id}i)s'
 
-FROZEN = 5  # seconds; the arbiter checks for hung workers about once per second
+PAUSED = 5  # seconds without a check for hung workers, which the arbiter does about once a second
 
 
 def on_starting(arbiter: Any) -> None:
@@ -72,25 +72,26 @@ def when_ready(arbiter: Any) -> None:
         if isinstance(address, tuple):  # a host and a port, not the path of a Unix socket
             arbiter.log.info("Demo page: %s", settings.page_url(*address))
     gc.freeze()  # otherwise the garbage collector would copy 30 MB of it into each worker
-    forgive_freezes(arbiter)
+    survive_pauses(arbiter)
 
 
-def forgive_freezes(arbiter: Any) -> None:
-    """Keep the arbiter from killing workers because all processes were frozen.
+def survive_pauses(arbiter: Any) -> None:
+    """Keep the arbiter from killing workers after all processes were paused.
 
     After `docker pause` or a suspended virtual machine, the workers' last signs of life are older
-    than `timeout`. A gap in the arbiter's own clock shows this, and gives them time for a new one.
+    than `timeout`. A long gap between the arbiter's own checks reveals this. Renewing the signs
+    gives the workers time to send new ones.
     """
     kill_hung_workers = arbiter.murder_workers
     last_check = time.monotonic()
 
-    def kill_hung_workers_unless_frozen() -> None:
+    def kill_hung_workers_unless_paused() -> None:
         nonlocal last_check
         now = time.monotonic()
-        if now > last_check + FROZEN:
+        if now > last_check + PAUSED:
             for worker in arbiter.WORKERS.values():
                 worker.tmp.notify()
         last_check = now
         kill_hung_workers()
 
-    arbiter.murder_workers = kill_hung_workers_unless_frozen
+    arbiter.murder_workers = kill_hung_workers_unless_paused

@@ -12,12 +12,12 @@ from typing import IO, NoReturn
 from flask import Response, abort, after_this_request, current_app, request
 from werkzeug.exceptions import ServiceUnavailable
 
-# Bytes of a body and of its response: the maximum in general, and up to which a request is small
-# and exempt from the budget. A schema whose responses are longer has shorter bodies instead.
+# Limits in bytes on a body and its response. Requests within the SMALL limits are exempt from the
+# budget. If a schema's responses could exceed MAX_RESPONSE, its body limit is lowered instead.
 MAX_LENGTH, MAX_RESPONSE = 2**21, 3 * 2**20
 SMALL, SMALL_RESPONSE = 2**14, 3 * 2**13
 LARGE_REQUESTS = 8  # the budget, in requests of the maximum size
-WARNING_INTERVAL = 10  # seconds between two warnings about rejected requests, at least
+WARNING_INTERVAL = 10  # seconds between two warnings about rejected requests, at minimum
 
 
 def max_length(response_per_body: float) -> int:
@@ -28,11 +28,12 @@ def max_length(response_per_body: float) -> int:
 class BodyReader:
     """Reads bodies of up to `limit` bytes; all but small requests share a budget.
 
-    Such a request reserves its size from the time its body is read until its response has been
+    A larger request reserves its size from the time its body is read until its response has been
     sent. Its size is the longer of the body and the longest possible response, which is
-    `response_per_body` times as long: first the one and then the other stays in memory while a slow
-    client is waited for. Without a budget, stalled clients would fill the memory. Raises SystemExit
-    for a limit that the budget cannot serve.
+    `response_per_body` times as long: first the one and then the other stays in memory while the
+    server waits for a slow client. Without a budget, stalled clients would fill the memory. The
+    budget grows with a limit that is set above MAX_RESPONSE. Raises SystemExit for a limit whose
+    longest response would not fit in it.
     """
 
     def __init__(self, limit: int, response_per_body: float) -> None:
@@ -47,8 +48,8 @@ class BodyReader:
         if self.size_per_body * limit > self.budget:
             largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
             raise SystemExit(
-                f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for these classes and "
-                f"features, not {limit}: a longer response would never fit in memory."
+                f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not {limit}: "
+                "the response to a longer body would exceed the memory budget."
             )
 
     def read(self) -> bytes:
@@ -97,7 +98,7 @@ class BodyReader:
     def reserve(self, length: int) -> None:
         """Reserve the size of a request in the budget until its response has been sent.
 
-        Raises ServiceUnavailable if less is left.
+        Raises ServiceUnavailable if the budget has less left.
         """
         size = int(self.size_per_body * length)
         with self.lock:
@@ -120,7 +121,7 @@ class BodyReader:
             return response
 
     def warn_of_rejection(self) -> None:
-        """Log how many requests this process has rejected with 503, once per WARNING_INTERVAL."""
+        """Log how many requests this process has rejected with 503, at most once per interval."""
         with self.lock:
             self.rejected += 1
             total = self.rejected
@@ -129,7 +130,7 @@ class BodyReader:
                 return
             self.warned_at = now
         current_app.logger.warning(
-            "Too many large requests in progress: %d rejected with 503 since the start", total
+            "Too many large requests in progress: %d rejected with 503 since startup", total
         )
 
 

@@ -13,7 +13,7 @@ DESCRIPTION = "Four measurements of an iris in, its species out."
 
 DATA = "model/iris.csv"  # a header line, then one sample per line
 CLASS = "species"  # the column of DATA that contains the class
-# The names in that column, in the order of the class indices: the API's labels 0, 1 and 2.
+# The values in that column. The position of a name here is its label in the API: 0, 1 or 2.
 CLASSES = ("setosa", "versicolor", "virginica")
 # Two rows of DATA, counted from 0, of different classes: the examples throughout the documentation.
 # If None, these are the medians of the two largest classes.
@@ -22,14 +22,13 @@ EXAMPLES = (149, 0)
 # service.
 PUBLISH_DATA = True
 
-# A field is a float, or float | None if it may be missing, with both limits; multiple_of=1 makes it
-# a whole number. The description is its unit.
+# Each field is a float, or float | None if it may be missing, and needs both limits, ge and le. Add
+# multiple_of=1 for whole numbers. The description is the unit.
 Length = Annotated[float, msgspec.Meta(ge=0, le=100, description="in cm")]
 
 
-class Flower(
-    msgspec.Struct, rename="camel", gc=False
-):  # a flower is never part of a reference cycle
+# gc=False: a flower is never part of a reference cycle.
+class Flower(msgspec.Struct, rename="camel", gc=False):
     """One iris, its fields in the model's order."""
 
     sepal_length_cm: Length
@@ -38,4 +37,4 @@ class Flower(
     petal_width_cm: Length
 
 
-Sample = Flower
+Sample = Flower  # the name under which the other modules import it

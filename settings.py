@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from flask_cors.core import CONFIG_OPTIONS
 
-# A scheme, a host and perhaps a port, without a path (RFC 6454). The host may be an IPv6 address.
+# A scheme, a host and an optional port, without a path (RFC 6454). The host may be an IPv6 address.
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?", re.I)
 # A host whose last label is a number: browsers read it as an IPv4 address, such as 127.1.
 IPV4 = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
@@ -63,7 +63,7 @@ def check_server(logger: Logger) -> None:
     if "gunicorn.arbiter" in sys.modules and "gunicorn_worker" not in sys.modules:
         path = Path(__file__).with_name("gunicorn.conf.py")
         logger.warning(
-            "gunicorn runs without this service's settings, so that one slow client can block it. "
+            "gunicorn runs without this service's settings, so one slow client can block it. "
             "Start it with: gunicorn -c %s run:app",
             path,
         )
@@ -83,8 +83,10 @@ def check_names(config: dict[str, Any]) -> None:
             continue
         key = name.upper().removeprefix("FLASK_")
         cutoff = 0 if key.startswith("CORS_") else 0.7
-        for nearest in get_close_matches(key, [*CONFIG_OPTIONS, "MAX_CONTENT_LENGTH"], 1, cutoff):
-            raise SystemExit(f"{name} is not a setting. Did you mean FLASK_{nearest}?")
+        known = [*CONFIG_OPTIONS, "MAX_CONTENT_LENGTH"]
+        nearest = get_close_matches(key, known, n=1, cutoff=cutoff)
+        if nearest:
+            raise SystemExit(f"{name} is not a setting. Did you mean FLASK_{nearest[0]}?")
 
 
 def check_values(config: dict[str, Any]) -> None:
@@ -134,13 +136,13 @@ def normalized(origin: str) -> str:
     """Return an origin as browsers send it.
 
     They send scheme and host in lower case, leave out the scheme's default port, and shorten IP
-    addresses. Raises ValueError or OSError for a port or an IP address that does not exist.
+    addresses. Raises ValueError or OSError for an invalid port or IP address.
     """
     url = urlsplit(origin.lower())
     host, port = url.hostname or "", url.port
     if ":" in host:
         address = IPv6Address(host)
-        if address.ipv4_mapped:  # which browsers and Python's versions write differently
+        if address.ipv4_mapped:  # which browsers and Python versions write differently
             raise ValueError
         host = f"[{address}]"
     elif IPV4.fullmatch(host):

@@ -1,6 +1,6 @@
 """Draft schema.py from a CSV: python model/draft_schema.py CSV CLASS_COLUMN
 
-The draft serves as it is: one field per column of numbers, within limits from the data, and the
+The draft works as it is: one field per numeric column, within limits from the data, and the
 classes in sorted order. Check its limits and add units; the comments say where.
 """
 
@@ -212,7 +212,7 @@ def to_readable(value: float) -> float:
 # ---- schema.py -----------------------------------------------------------------------------
 
 TEMPLATE = '''\
-"""What a sample is and what the classes are: the one file to edit for another data set.
+"""What a sample is and what the classes are: the one file to edit to serve another data set.
 
 After an edit, `python model/train.py` (or `python model/publish.py FILE`, for a model trained
 elsewhere) checks this file against the data and writes everything that depends on it.

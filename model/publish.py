@@ -42,8 +42,8 @@ try:
     import schema
     import validation
     import write_docs
-except Exception as error:
-    raise SystemExit(f"schema.py cannot be imported: {error}.") from error
+except Exception as error:  # msgspec's, for example, if two fields have the same name in JSON
+    raise SystemExit(f"schema.py cannot be used: {error}.") from error
 
 Array = NDArray[Any]
 
@@ -52,10 +52,10 @@ NAMES = validation.NAMES
 CLASSES = list(schema.CLASSES)
 MODEL = f"model/xgboost-{Path(schema.DATA).stem}.pgz"
 OBJECTIVES = ("multi:softprob", "binary:logistic")  # those whose predictions are probabilities
-# Of a model's split thresholds, the part that may lie outside the range of their column in DATA: at
-# most 5% do with the columns in the right order, and 7 to 81% in iris's 23 other orders.
-MAX_OUTSIDE = 0.06
-N_CHECKED = 10_000  # samples for which the predictions are compared, or more
+# The largest share of a model's split thresholds that may lie outside their column's range in DATA.
+# With the columns in the right order, at most 5% do; in iris's 23 other orders, 7 to 81%.
+MAX_SHARE_OUTSIDE = 0.06
+N_CHECKED = 10_000  # random samples for which predictions are compared, at least
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
 def publish(classifier: Any, accuracy: str = "", source: str = "The classifier") -> None:
     """Check a fitted XGBClassifier, then write the model file and everything generated.
 
-    `accuracy` is a line for README; by default it is the accuracy on DATA. `source` is what
+    `accuracy` is a line for the README; by default it is the accuracy on DATA. `source` is what
     messages call the classifier. Raises SystemExit if the service could not predict exactly what
     the classifier predicts, or if DATA and schema.py do not fit each other or the classifier.
     """
@@ -79,21 +79,23 @@ def publish(classifier: Any, accuracy: str = "", source: str = "The classifier")
     booster = stamp(cut_to_best_iteration(classifier, source))
     predicted = predict_proba(classifier, source, samples).argmax(axis=1)
     accuracy = accuracy or describe_accuracy(classes, predicted)
-    files: dict[str, bytes | None] = model_files(booster)
-    with load_service(files) as service:
+    new_model = model_files(booster)
+    with load_service(new_model) as service:
         if not has_names:
             splits, _ = service.model.read_splits(service.model.booster)
             check_ranges(splits, source, samples)
         check_predictions(service, classifier, source, samples)
-        files |= write_docs.generate(service, classifier, examples, samples, classes, accuracy)
-    for path in ROOT.glob("model/xgboost-*.pgz*"):  # the last model's name may differ
-        if f"model/{path.name}" not in files:
-            path.unlink()
+        generated = write_docs.generate(service, classifier, examples, samples, classes, accuracy)
+    files: dict[str, bytes | None] = {**new_model, **generated}  # None: must not exist
     for name, content in files.items():
         if content is None:
             (ROOT / name).unlink(missing_ok=True)
         else:
+            (ROOT / name).parent.mkdir(exist_ok=True)
             (ROOT / name).write_bytes(content)
+    for path in ROOT.glob("model/xgboost-*.pgz*"):  # the previous model's name may differ
+        if f"model/{path.name}" not in files:
+            path.unlink()
     print(f"Published as {MODEL}.")
     print(accuracy)
     print_confusion(classes, predicted)
@@ -105,8 +107,8 @@ def publish(classifier: Any, accuracy: str = "", source: str = "The classifier")
 def normalize(name: str) -> str:
     """Return a name's letters and digits, in lower case.
 
-    "petal length (cm)" and "petalLengthCm" are the same name. NFKC is what Python does to the names
-    in schema.py: a superscript 2 is a 2.
+    "petal length (cm)" and "petalLengthCm" are the same name. Python also
+    applies NFKC to the names in schema.py: a superscript 2 becomes a 2.
     """
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name))).lower()
 
@@ -142,7 +144,8 @@ def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
                 f"{schema.DATA}, line {line}: expected {len(header)} cells, got {len(row)}."
             )
         *values, name = (row[column].strip() for column in columns)
-        samples.append([read_cell(*cell, line) for cell in zip(FIELDS, values, strict=True)])
+        cells = zip(FIELDS, values, strict=True)
+        samples.append([read_cell(field, value, line) for field, value in cells])
         if name not in CLASSES:
             raise SystemExit(
                 f"{schema.DATA}, line {line}, column '{schema.CLASS}': "
@@ -188,25 +191,22 @@ def find_columns(header: list[str]) -> list[int]:
 
 
 def read_cell(field: validation.Field, text: str, line: int) -> float:
-    """Return a cell's number, or NaN if it is empty; raise SystemExit if the field forbids it."""
+    """Return a cell's number, or NaN for an empty one; raise SystemExit unless it is allowed."""
+    if not text and field.is_optional:
+        return np.nan
     try:
-        value = float(text or "nan")
+        value = float(text)
     except ValueError:
-        value = np.inf
-    is_allowed = field.minimum <= value <= field.maximum
-    if field.is_integer and is_allowed:
-        is_allowed = value.is_integer()
-    if not text:
-        is_allowed = field.is_optional
-    if not is_allowed:
-        expected = field._replace(is_optional=False).expectation()
-        if field.is_optional:
-            expected += " or an empty cell"
-        got = f"got '{text}'" if text else "but the cell is empty"
-        raise SystemExit(
-            f"{schema.DATA}, line {line}, column '{field.name}': expected {expected}, {got}."
-        )
-    return value
+        value = np.nan
+    if field.minimum <= value <= field.maximum and (not field.is_integer or value.is_integer()):
+        return value
+    expected = field._replace(is_optional=False).expectation()  # without "or null"
+    if field.is_optional:
+        expected += " or an empty cell"
+    received = f"got '{text}'" if text else "but the cell is empty"
+    raise SystemExit(
+        f"{schema.DATA}, line {line}, column '{field.name}': expected {expected}, {received}."
+    )
 
 
 def choose_examples(samples: Array, classes: Array) -> Array:
@@ -216,7 +216,7 @@ def choose_examples(samples: Array, classes: Array) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a column may be empty in a class
             medians = [np.nanmedian(samples[classes == index], axis=0) for index in largest]
-        return allow(np.array(medians))
+        return move_into_limits(np.array(medians))
     if not schema.PUBLISH_DATA:
         raise SystemExit("schema.py: EXAMPLES must be None, because PUBLISH_DATA is False.")
     if len(schema.EXAMPLES) != 2 or not set(schema.EXAMPLES) <= set(range(len(samples))):
@@ -233,7 +233,7 @@ def choose_examples(samples: Array, classes: Array) -> Array:
     return samples[[first, second]]
 
 
-def allow(samples: Array) -> NDArray[np.float64]:
+def move_into_limits(samples: Array) -> NDArray[np.float64]:
     """Return samples with each value moved to the nearest one that its field allows."""
     allowed = samples.astype(np.float64)
     for column, field in enumerate(FIELDS):
@@ -259,9 +259,9 @@ SAVE_AGAIN = (
 def read_classifier(path: Path) -> Any:
     """Return the classifier in a file, or another object, which `publish` will reject.
 
-    For a Booster, and for XGBoost's own formats, it is what XGBClassifier.load_model makes of it:
-    it predicts up to the best iteration, and only NaN is missing. Raises SystemExit if the file
-    cannot be loaded.
+    A Booster, or a file in one of XGBoost's own formats, is loaded with XGBClassifier.load_model:
+    the classifier predicts up to the best iteration, and only NaN counts as missing. Raises
+    SystemExit if the file cannot be loaded.
     """
     try:
         content = path.read_bytes()
@@ -273,7 +273,7 @@ def read_classifier(path: Path) -> Any:
             if content.startswith(b"{"):  # .json or .ubj
                 if not content.rstrip().endswith(b"}"):  # XGBoost can crash
                     raise ValueError("the end of the file is missing")
-                return load_booster(bytearray(content))
+                return load_as_classifier(bytearray(content))
             loaded = joblib.load(io.BytesIO(content))
     except Exception as error:
         raise SystemExit(
@@ -285,22 +285,22 @@ def read_classifier(path: Path) -> Any:
             raise SystemExit(f"{path} was pickled by another version of XGBoost. {SAVE_AGAIN}")
     loaded = getattr(loaded, "best_estimator_", loaded)  # of a fitted search
     if isinstance(loaded, xgboost.Booster):
-        return load_booster(loaded.save_raw("ubj"))
+        return load_as_classifier(loaded.save_raw("ubj"))
     return loaded
 
 
-def load_booster(content: bytearray) -> XGBClassifier:
+def load_as_classifier(content: bytearray) -> XGBClassifier:
     classifier = XGBClassifier()
     classifier.load_model(content)
     print(
-        "Only NaN is a missing value now: neither XGBoost's own formats nor a Booster store which "
-        "one the classifier was trained with."
+        "Only NaN counts as missing now: neither XGBoost's own formats nor a Booster store the "
+        "missing value that the classifier was trained with."
     )
     return classifier
 
 
 def summarize(error: Exception) -> str:
-    """Return an error's type and the first line of its message, without XGBoost's source code."""
+    """Return an error's type and its message's first line, without XGBoost's source location."""
     line = str(error).strip().partition("\n")[0]
     reason = re.sub(r"^\[[\d:]+\] \S+:\d+: (Check failed: .*? : )?", "", line)
     return f"{type(error).__name__}: {reason:.200}".rstrip(" :.")
@@ -357,8 +357,8 @@ def check_kind(classifier: Any, source: str) -> None:
 def check_names(classifier: XGBClassifier, source: str) -> bool:
     """Return whether the classifier knows its features' names.
 
-    Raises SystemExit if it has other features than schema.py. Names that only count, such as those
-    of a DataFrame without column names, are not names.
+    Raises SystemExit if it has other features than schema.py. Numbers, such as 0 or f0, are
+    the names of a DataFrame or an array without column names, and do not count.
     """
     booster = classifier.get_booster()
     names = booster.feature_names or []
@@ -383,7 +383,8 @@ def check_names(classifier: XGBClassifier, source: str) -> bool:
 def cut_to_best_iteration(classifier: XGBClassifier, source: str) -> xgboost.Booster:
     """Return the part of the booster that the classifier predicts with after early stopping.
 
-    A booster by itself predicts with all of its trees. Raises SystemExit if there are fewer.
+    A booster by itself predicts with all of its trees. Raises SystemExit if the best iteration is
+    not one of its rounds.
     """
     booster = classifier.get_booster()
     n_rounds = booster.num_boosted_rounds()
@@ -423,7 +424,7 @@ def check_ranges(splits: list[tuple[int, float]], source: str, samples: Array) -
     # A threshold above all values separates them from missing ones.
     high[[field.is_optional for field in FIELDS]] = np.inf
     outside = [not low[feature] <= threshold <= high[feature] for feature, threshold in splits]
-    if sum(outside) > MAX_OUTSIDE * len(splits):
+    if sum(outside) > MAX_SHARE_OUTSIDE * len(splits):
         raise SystemExit(
             f"{source} has no feature names, and {sum(outside)} of its {len(splits)} thresholds "
             f"lie outside the range of their column in {schema.DATA}: it was probably trained on "
@@ -437,7 +438,7 @@ def check_ranges(splits: list[tuple[int, float]], source: str, samples: Array) -
 
 
 def stamp(booster: xgboost.Booster) -> xgboost.Booster:
-    """Return a copy of a booster that has our features' and classes' names, and nothing else."""
+    """Return a copy of a booster with our features' and classes' names and no other metadata."""
     stamped = xgboost.Booster()
     stamped.load_model(booster.save_raw("ubj"))
     for name in stamped.attributes():
@@ -448,15 +449,15 @@ def stamp(booster: xgboost.Booster) -> xgboost.Booster:
     return stamped
 
 
-def model_files(booster: xgboost.Booster) -> dict[str, bytes | None]:
+def model_files(booster: xgboost.Booster) -> dict[str, bytes]:
     """Return the content of the model file, of its digest and of model-info.json, by path.
 
-    model-info.json has nothing yet but what the service checks at startup.
+    model-info.json contains only what the service checks at startup; write_docs adds the rest.
     """
     classifier = XGBClassifier()
     classifier.load_model(booster.save_raw("ubj"))
     compressed = io.BytesIO()
-    # Without a name and a time, with a level and a protocol that do not depend on Python's version.
+    # Reproducible: no file name or time, and a level and a protocol that fit every Python.
     with gzip.GzipFile("", "wb", compresslevel=9, fileobj=compressed, mtime=0) as file:
         pickle.dump(classifier, file, protocol=4)
     digest = hashlib.sha256(compressed.getvalue()).hexdigest()
@@ -468,10 +469,13 @@ def model_files(booster: xgboost.Booster) -> dict[str, bytes | None]:
 
 
 @contextmanager
-def load_service(files: dict[str, bytes | None]) -> Iterator[ModuleType]:
-    """Import the module run, with the new model, from a temporary copy of the service."""
+def load_service(files: dict[str, bytes]) -> Iterator[ModuleType]:
+    """Import the module `run`, with the new model, from a temporary copy of the service.
+
+    It is imported with the default settings, which the documentation describes.
+    """
     for name in [name for name in os.environ if name.startswith("FLASK_")]:
-        del os.environ[name]  # the documentation describes the defaults
+        del os.environ[name]
     replaced = {name: sys.modules.pop(name, None) for name in ("run", "model")}
     with tempfile.TemporaryDirectory() as folder:
         for path in ROOT.glob("*.py"):
@@ -479,7 +483,7 @@ def load_service(files: dict[str, bytes | None]) -> Iterator[ModuleType]:
         for name, content in files.items():
             path = Path(folder, name)
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes(content or b"")
+            path.write_bytes(content)
         sys.path.insert(0, folder)
         try:
             yield importlib.import_module("run")
@@ -497,15 +501,14 @@ def load_service(files: dict[str, bytes | None]) -> Iterator[ModuleType]:
 def check_predictions(
     service: ModuleType, classifier: XGBClassifier, source: str, samples: Array
 ) -> None:
-    """Raise SystemExit unless the service predicts what the classifier does, to the bit.
+    """Raise SystemExit unless the service predicts what the classifier does, bit for bit.
 
     The values are each threshold, its two neighbors, the limits, zero, values of DATA and random
-    ones. They are compared through the service's own app, moved to the nearest allowed values, and
-    as they are through the function that uses the table, unless the classifier takes another value
-    than NaN for missing.
+    ones. Two comparisons are made: through the app, with values moved to the nearest allowed ones,
+    and, if the classifier treats only NaN as missing, through the table, with values as they are.
     """
     combined = combine(service.model, samples)
-    allowed = allow(combined)
+    allowed = move_into_limits(combined)
     compare(allowed, partial(post, service.app), classifier, source)
     if np.isnan(classifier.missing):
         look_up = service.model.tabulate(service.model.booster, lambda array: array)
@@ -523,11 +526,9 @@ def combine(model: ModuleType, samples: Array) -> NDArray[np.float32]:
         columns.append(
             np.concatenate(
                 [
-                    *(
-                        edge,
-                        np.nextafter(edge, -np.float32(np.inf)),
-                        np.nextafter(edge, np.float32(np.inf)),
-                    ),
+                    edge,
+                    np.nextafter(edge, -np.float32(np.inf)),
+                    np.nextafter(edge, np.float32(np.inf)),
                     [field.minimum, field.maximum, 0, *([np.nan] if field.is_optional else [])],
                     random.choice(samples[:, column], 200),
                     random.uniform(field.minimum, field.maximum, 50),
@@ -542,7 +543,7 @@ def combine(model: ModuleType, samples: Array) -> NDArray[np.float32]:
 def compare(
     samples: Array, predict: Callable[[Array], Array], classifier: XGBClassifier, source: str
 ) -> None:
-    """Raise SystemExit, with one sample, if the probabilities differ from the classifier's."""
+    """Raise SystemExit, naming one sample, if the probabilities differ from the classifier's."""
     expected = predict_proba(classifier, source, samples.astype(np.float32))
     found = predict(samples)
     different = (expected != found).any(axis=1)
@@ -550,8 +551,8 @@ def compare(
         cause = "Was the classifier changed after fit()? Save it as fit() leaves it"
         if not np.isnan(classifier.missing):
             cause = (
-                f"It takes {classifier.missing} for a missing value, but the service only NaN: "
-                "train without setting missing"
+                f"It treats {classifier.missing} as missing, but the service treats only NaN as "
+                "missing: train without setting missing"
             )
         index = different.argmax()
         raise SystemExit(
@@ -568,10 +569,10 @@ def shorten(values: Array) -> str:
 def post(app: Any, samples: Array) -> Array:
     """Return the probabilities that the app predicts, through /predict_proba."""
     client = app.test_client()
-    n_samples = app.config["MAX_CONTENT_LENGTH"] // validation.LONGEST_SAMPLE
+    batch_size = app.config["MAX_CONTENT_LENGTH"] // validation.LONGEST_SAMPLE
     probabilities: list[dict[str, float]] = []
-    for start in range(0, len(samples), n_samples):
-        batch = [write_docs.to_object(sample) for sample in samples[start : start + n_samples]]
+    for start in range(0, len(samples), batch_size):
+        batch = [write_docs.to_object(sample) for sample in samples[start : start + batch_size]]
         with client.post("/predict_proba", json=batch) as response:
             if response.status_code != 200:
                 raise SystemExit(f"The service rejects allowed samples: {response.text:.300}")
@@ -589,7 +590,7 @@ def describe_accuracy(classes: Array, predicted: Array) -> str:
 
 
 def print_confusion(classes: Array, predicted: Array) -> None:
-    """Print the confusion matrix, and warn if renamed classes would be right more often."""
+    """Print the confusion matrix, and warn if another order of CLASSES would fit better."""
     matrix = confusion_matrix(classes, predicted, labels=range(len(CLASSES)))
     print("Confusion matrix (rows: class in the data, columns: predicted class):")
     width = max(map(len, CLASSES))
@@ -597,9 +598,10 @@ def print_confusion(classes: Array, predicted: Array) -> None:
         print(f"  {name:{width}}", *(f"{count:6}" for count in row))
     _, best = linear_sum_assignment(-matrix)
     if matrix[range(len(CLASSES)), best].sum() > matrix.trace():
-        renamed = [CLASSES[best.tolist().index(index)] for index in range(len(CLASSES))]
+        reordered = [CLASSES[index] for index in best.argsort()]
         print(
-            f"Warning: with CLASSES = {renamed}, more predictions would be right. Check schema.py."
+            f"Warning: with CLASSES = {reordered}, more predictions would be right. "
+            "Check schema.py."
         )
 
 

@@ -275,11 +275,11 @@ def test_field_that_cannot_be_served_is_rejected(field: tuple[Any, ...], message
             "class Row(msgspec.Struct, rename='camel'):\n"
             "    pixel_1_11: float\n"
             "    pixel_11_1: float\n",
-            "schema.py cannot be imported: Multiple fields rename to the same name, "
+            "schema.py cannot be used: Multiple fields rename to the same name, "
             "field names must be unique.",
         ),
-        ("width: flaot", "schema.py cannot be imported: name 'flaot' is not defined."),
-        ("width float", "schema.py cannot be imported: invalid syntax (schema.py, line 1)."),
+        ("width: flaot", "schema.py cannot be used: name 'flaot' is not defined."),
+        ("width float", "schema.py cannot be used: invalid syntax (schema.py, line 1)."),
     ],
     ids=["colliding names", "unknown name", "syntax"],
 )

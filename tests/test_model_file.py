@@ -134,8 +134,7 @@ def test_model_that_was_published_for_another_schema_is_rejected(
 ) -> None:
     path = write(tmp_path / "model.pgz", pickle_changed(change))
     assert load_error(path) == (
-        f"{path} must be published for the {what} {expected} of schema.py, not for {stamp}. "
-        f"{model.CURE}"
+        f"{path} was published for the {what} {stamp}, but schema.py has {expected}. {model.CURE}"
     )
 
 
@@ -146,7 +145,7 @@ def test_model_that_was_published_for_another_schema_is_rejected(
         ("", "is missing or unreadable"),
         ("[]", "is missing or unreadable"),
         ('{"model": {}}', "is missing or unreadable"),
-        ('{"model": {"sha256": "0"}}', f"describes another model than {model.PATH.name}"),
+        ('{"model": {"sha256": "0"}}', f"describes a different model than {model.PATH.name}"),
     ],
     ids=["missing", "empty", "array", "no digest", "another digest"],
 )
@@ -179,13 +178,13 @@ Sample = msgspec.defstruct(
 STARTUP: dict[str, tuple[Callable[[Path], object], str]] = {
     "fields in another order": (
         lambda copy: append(copy / "schema.py", REVERSE_FIELDS),
-        f"must be published for the features {model.FEATURES[::-1]} of schema.py, not for "
-        f"{model.FEATURES}",
+        f"was published for the features {model.FEATURES}, but schema.py has "
+        f"{model.FEATURES[::-1]}",
     ),
     "classes in another order": (
         lambda copy: append(copy / "schema.py", "CLASSES = CLASSES[::-1]\n"),
-        f"must be published for the classes {REVERSED_CLASSES} of schema.py, not for "
-        f"{json.dumps(model.CLASSES)}",
+        f"was published for the classes {json.dumps(model.CLASSES)}, but schema.py has "
+        f"{REVERSED_CLASSES}",
     ),
     "Git LFS pointer": (
         lambda copy: write_compressed(copy / "model" / model.PATH.name, b"version"),

@@ -302,7 +302,7 @@ def test_rejected_large_requests_are_logged_once_per_ten_seconds_with_their_numb
             "/predict", data=BODY.ljust(SMALL + 1), content_type="application/json"
         )
         assert response.status_code == 503
-    message = "Too many large requests in progress: %d rejected with 503 since the start"
+    message = "Too many large requests in progress: %d rejected with 503 since startup"
     assert caplog.messages == [message % 1, message % 4]
 
 
@@ -323,8 +323,8 @@ def test_limit_beyond_the_budget_fails_at_startup(per_body: float, largest: int)
     with pytest.raises(SystemExit) as failure:
         request_body.BodyReader(largest + 1, per_body)
     assert failure.value.code == (
-        f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for these classes and features, "
-        f"not {largest + 1}: a longer response would never fit in memory."
+        f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not {largest + 1}: "
+        "the response to a longer body would exceed the memory budget."
     )
 
 

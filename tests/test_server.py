@@ -544,7 +544,7 @@ def test_rejected_large_requests_are_logged_with_their_number() -> None:
     (warning,) = [line for line in service.logged().splitlines() if "503" in line]
     assert warning.endswith(
         "WARNING in request_body: Too many large requests in progress: "
-        "1 rejected with 503 since the start"
+        "1 rejected with 503 since startup"
     )
 
 

@@ -522,13 +522,13 @@ DIFFERS = r"{path} predicts \[[^]]+\] for \[[^]]+\], but the service would predi
     [
         (
             lambda: fit(missing=0),
-            "It takes 0 for a missing value, but the service only NaN: train without setting "
-            "missing.",
+            "It treats 0 as missing, but the service treats only NaN as missing: train without "
+            "setting missing.",
         ),
         (
             lambda: fit(missing=0.2),
-            "It takes 0.2 for a missing value, but the service only NaN: train without setting "
-            "missing.",
+            "It treats 0.2 as missing, but the service treats only NaN as missing: train without "
+            "setting missing.",
         ),
         (change_objective, "Was the classifier changed after fit()? Save it as fit() leaves it."),
     ],
@@ -648,8 +648,8 @@ def test_columns_of_other_ranges_are_rejected_with_the_cure(
 
 EARLY = "Early stopping: the first {} of {} rounds of trees are served.\n"
 ONLY_NAN = (
-    "Only NaN is a missing value now: neither XGBoost's own formats nor a Booster store which one "
-    "the classifier was trained with.\n"
+    "Only NaN counts as missing now: neither XGBoost's own formats nor a Booster store the "
+    "missing value that the classifier was trained with.\n"
 )
 
 
@@ -850,5 +850,5 @@ def test_missing_zero_in_train_is_rejected(repository: Path) -> None:
         edit_and_train(repository, ("learning_rate=0.3", "learning_rate=0.3, missing=0"))
     message = str(exited.value.code)
     assert message.startswith("The classifier predicts [")
-    assert "It takes 0 for a missing value, but the service only NaN" in message
+    assert "It treats 0 as missing, but the service treats only NaN" in message
     assert contents(repository / "static") == before
