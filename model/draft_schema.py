@@ -1,4 +1,4 @@
-"""Draft schema.py from a CSV: python model/draft_schema.py CSV CLASS_COLUMN
+"""Write a draft of schema.py for a CSV: python model/draft_schema.py CSV CLASS_COLUMN
 
 The draft works as it is: one field per numeric column, within limits from the data, and the
 classes in sorted order. Check its limits and add units; the comments say where.
@@ -13,7 +13,7 @@ import sys
 import unicodedata
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 MAX_LINE = 100  # characters, as in pyproject.toml
 
 
@@ -44,27 +44,25 @@ def draft(path: Path, class_column: str) -> str:
     fields = []
     omitted = {}  # from column to a cell that is not a number
     for column, cells in columns.items():
-        text = find_text(cells)
-        if text is not None:
-            omitted[column] = text
-            continue
         other = json_names.setdefault(to_json_name(column).lower(), column)
         if other != column:
             raise SystemExit(
                 f"{path}: the columns '{other}' and '{column}' must differ in more than case and "
                 "punctuation. Rename one."
             )
-        fields.append(draft_field(column, cells))
+        non_number = find_non_number(cells)
+        if non_number is None:
+            fields.append(draft_field(column, cells))
+        else:
+            omitted[column] = non_number
     if len(fields) < 2:
-        raise SystemExit(
-            f"{path} must have two or more columns of numbers other than '{class_column}'."
-        )
+        raise SystemExit(f"{path} must have two or more numeric columns besides '{class_column}'.")
     if omitted:
-        found = ", ".join(f"{column!r} (such as {text!r})" for column, text in omitted.items())
+        found = ", ".join(f"{column!r} (such as {cell!r})" for column, cell in omitted.items())
         print(
-            f"Left out, because they are not numbers: {found}. To keep one, leave unknown cells "
-            "empty, or replace categories by one 0/1 column for each, in the CSV and in what "
-            "clients send.",
+            f"Left out, because they are not numeric: {found}. To keep one, leave unknown cells "
+            "empty, or replace a column of categories with one 0/1 column per category, in the CSV "
+            "and in what clients send.",
             file=sys.stderr,
         )
     return fill_template(path, class_column, classes, fields, list(omitted))
@@ -88,7 +86,7 @@ def read_columns(path: Path) -> dict[str, list[str]]:
         raise SystemExit(f"{path} must have columns separated by commas, not just '{header[0]}'.")
     names = [name for name in header if split_words(name)]  # an index of pandas has no name
     if len(set(names)) < len(names):
-        raise SystemExit(f"{path} must have a header with different names, not {header}.")
+        raise SystemExit(f"{path} must have a header with unique names, not {header}.")
     for line, row in rows:
         if len(row) != len(header):
             raise SystemExit(f"{path}, line {line}: expected {len(header)} cells, got {len(row)}.")
@@ -100,7 +98,7 @@ def read_columns(path: Path) -> dict[str, list[str]]:
 
 
 def sort_classes(cells: list[str]) -> list[str]:
-    """Return the different classes, by value if all are numbers."""
+    """Return the distinct classes, sorted by value if all are numbers."""
     in_order = sorted(set(cells))
     try:
         return sorted(in_order, key=float)
@@ -114,7 +112,7 @@ def sort_classes(cells: list[str]) -> list[str]:
 def split_words(column: str) -> list[str]:
     """Return the words of a column's name: "petal length (cm)" has petal, length and cm.
 
-    NFKC is what Python does to names: a superscript 2 becomes a 2.
+    Python also applies NFKC to names: a superscript 2 becomes a 2.
     """
     return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", column))
 
@@ -125,7 +123,7 @@ def to_json_name(column: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
-def find_text(cells: list[str]) -> str | None:
+def find_non_number(cells: list[str]) -> str | None:
     """Return the first cell of a column that is not a finite number, or "" if all are empty."""
     for cell in cells:
         try:
@@ -145,17 +143,17 @@ def draft_field(column: str, cells: list[str]) -> str:
     meta = f"msgspec.Meta(ge={low}, le={high}{', multiple_of=1' if is_integer else ''})"
     is_optional = "" in cells
     name = "_".join(word.lower() for word in split_words(column))
-    json_name = ""  # in msgspec.field, for a name that Python or the draft does not allow
+    argument = ""  # of msgspec.field, for a name that Python or the draft does not allow
     if not name.isidentifier() or keyword.iskeyword(name) or name in ("float", "msgspec"):
         name = f"_{name}"
-        json_name = f"name={quote(to_json_name(column))}"
-    default = f" = msgspec.field({json_name})" if json_name else ""
-    line = f"    {name}: Annotated[float, {meta}]{' | None' if is_optional else ''}{default}"
+        argument = f"name={quote(to_json_name(column))}"
+    assignment = f" = msgspec.field({argument})" if argument else ""
+    line = f"    {name}: Annotated[float, {meta}]{' | None' if is_optional else ''}{assignment}"
     if len(line) <= MAX_LINE:
         return line
     template = LONG_OPTIONAL_FIELD if is_optional else LONG_FIELD
-    default = f" = msgspec.field(\n        {json_name},\n    )" if json_name else ""
-    return template.format(name=name, meta=meta) + default
+    assignment = f" = msgspec.field(\n        {argument},\n    )" if argument else ""
+    return template.format(name=name, meta=meta) + assignment
 
 
 # The commas at the ends keep ruff from joining the lines.
@@ -198,11 +196,6 @@ def round_outward(low: float, high: float, is_integer: bool = False) -> tuple[fl
     return to_readable(rounded_low), to_readable(rounded_high)
 
 
-def find_step(low: float, high: float) -> float:
-    """Return the step of a slider: the power of ten that makes 25 steps or more of a range."""
-    return to_readable(10.0 ** math.floor(math.log10((high - low) / 25)))
-
-
 def to_readable(value: float) -> float:
     """Return a number without the noise of binary arithmetic, as an int if it is whole."""
     rounded = float(f"{value:.15g}")
@@ -229,23 +222,26 @@ DESCRIPTION = "A sample in, its class out."
 DATA = {data}
 # The column of DATA that contains the class.
 CLASS = {class_column}
-# The names in that column, in the order of their indices.
+# The values in that column. The position of a name here is its label in the API: 0, 1 and so on.
 CLASSES = {classes}
-# Two rows of DATA, of different classes, that all documentation shows. None: medians instead.
+# Two rows of DATA, counted from 0, of different classes: the examples throughout the documentation.
+# If None, these are the medians of the two largest classes.
 EXAMPLES = None
-# Whether the demo page and the documentation may show rows of DATA to all who reach the service.
+# Whether the demo page and the documentation may show rows of DATA to anyone who can reach the
+# service. If so, EXAMPLES may be rows.
 PUBLISH_DATA = False
 
 
-class Row(msgspec.Struct, rename="camel", gc=False):  # gc: a row is never part of a cycle
+# gc=False: a row is never part of a reference cycle.
+class Row(msgspec.Struct, rename="camel", gc=False):
     """One row of DATA, its fields in the model's order."""
 
-    # The limits are those of the data, rounded outward: check them. Units are descriptions:
+    # The limits are those of the data, rounded outward: check them. A unit is a description:
     # msgspec.Meta(ge=0, le=100, description="in cm").
 {omitted}{fields}
 
 
-Sample = Row
+Sample = Row  # the name under which the other modules import it
 '''
 
 
@@ -261,7 +257,7 @@ def fill_template(
         lines = "".join(f"    {quote(name)},\n" for name in classes)
         tuple_of_classes = f"(\n{lines})"
     comments = [
-        f"    # Left out, because it is not numbers: {quote(name):.50}\n" for name in omitted
+        f"    # Left out, because it is not numeric: {quote(name):.50}\n" for name in omitted
     ]
     text = TEMPLATE.format(
         title=quote(f"{path.stem[:1].upper()}{path.stem[1:]} prediction service"),
@@ -277,7 +273,7 @@ def fill_template(
 
 
 def quote(text: str) -> str:
-    """Return a text as a Python literal, in double quotes unless it contains more of them."""
+    """Return a text as a Python literal, quoted as ruff would."""
     literal = json.dumps(text, ensure_ascii=False)
     if text.count('"') > text.count("'"):
         inner = literal[1:-1].replace('\\"', '"').replace("'", "\\'")

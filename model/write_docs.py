@@ -21,7 +21,7 @@ from werkzeug.test import TestResponse
 from xgboost import XGBClassifier, __version__
 
 import schema
-from draft_schema import find_step, round_outward
+from draft_schema import round_outward, to_readable
 from validation import (
     FIELDS,
     LONGEST_SAMPLE,
@@ -381,6 +381,11 @@ def model_info(
             "table": model.fits_table(model.booster),
         },
     }
+
+
+def find_step(low: float, high: float) -> float:
+    """Return the step of a slider: the power of ten that makes 25 steps or more of a range."""
+    return to_readable(10.0 ** math.floor(math.log10((high - low) / 25)))
 
 
 def split_label(field_name: str, description: str) -> tuple[str, str]:

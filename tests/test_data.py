@@ -467,12 +467,12 @@ def test_draft_leaves_out_text_with_the_cure(
     draft: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = draft("width,height,color,age,note,kind\n1.5,7,red,3,,a\n2.5,7,blue,NA,,b\n")
-    assert '    # Left out, because it is not numbers: "color"\n' in text
+    assert '    # Left out, because it is not numeric: "color"\n' in text
     assert "color:" not in text
     assert capsys.readouterr().err == (
-        "Left out, because they are not numbers: 'color' (such as 'red'), 'age' (such as 'NA'), "
-        "'note' (such as ''). To keep one, leave unknown cells empty, or replace categories by "
-        "one 0/1 column for each, in the CSV and in what clients send.\n"
+        "Left out, because they are not numeric: 'color' (such as 'red'), 'age' (such as 'NA'), "
+        "'note' (such as ''). To keep one, leave unknown cells empty, or replace a column "
+        "of categories with one 0/1 column per category, in the CSV and in what clients send.\n"
     )
 
 
@@ -482,7 +482,7 @@ NOT_DRAFTED = {
     "empty": ("", "must have a header, and then one sample per line."),
     "header only": ("a,kind\n", "must have a header, and then one sample per line."),
     "no such column": ("a,b\n1,x\n", "must have the column 'kind', not just ['a', 'b']."),
-    "same column twice": ("a,a,kind\n1,2,x\n", "must have a header with different names, not "
+    "same column twice": ("a,a,kind\n1,2,x\n", "must have a header with unique names, not "
         "['a', 'a', 'kind']."),
     "names collide": ("pixel_1_11,pixel_11_1,kind\n1,2,x\n2,1,y\n", ": the columns 'pixel_1_11' "
         "and 'pixel_11_1' must differ in more than case and punctuation. Rename one."),
@@ -492,8 +492,8 @@ NOT_DRAFTED = {
     "one class": ("a,kind\n1,x\n2,x\n", ": column 'kind' must have two or more classes."),
     "empty class": ("a,kind\n1,x\n2,\n", ": column 'kind' must not have empty cells. Remove their "
         "lines."),
-    "no numbers": ("a,kind\nred,x\nblue,y\n", "must have two or more columns of numbers other "
-        "than 'kind'."),
+    "no numbers": ("a,kind\nred,x\nblue,y\n", "must have two or more numeric columns besides "
+        "'kind'."),
 }  # fmt: skip
 
 
