@@ -367,9 +367,9 @@ def test_sigterm_finishes_requests_in_flight_and_in_the_backlog() -> None:
         for client in queued:
             client.sendall(GET)
         service.process.terminate()
+        time.sleep(0.5)  # until the arbiter has sent SIGTERM to the workers
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
-        time.sleep(0.5)
         for client in in_flight:
             client.sendall(b"llo")
         assert service.process.wait(5) == 0
