@@ -26,7 +26,7 @@ from gunicorn.workers.ggevent import GeventWorker
 HEAD_TIMEOUT = 10  # seconds until a new connection sends something, then for a request's headers
 READ_TIMEOUT = 60  # seconds for a request's body; a larger body limit needs more
 SEND_TIMEOUT = 60  # seconds for a response
-STALL_TIMEOUT = 10  # seconds without progress in either
+STALL_TIMEOUT = 10  # seconds without progress in a body or response
 STOP_DELAY = 0.5  # seconds until a stopping worker closes idle connections
 SWEEP = 0.1  # seconds between two checks of the deadlines
 LOG_INTERVAL = 10  # seconds between two warnings of a kind
@@ -48,7 +48,7 @@ TIMED_OUT = {
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no types
-    """A GeventWorker that enforces a deadline on each client, and evicts clients for new ones."""
+    """A GeventWorker that enforces deadlines, and evicts clients for new ones."""
 
     timeout_ctx = nullcontext  # gunicorn's would drop a request that is just arriving
 
@@ -106,7 +106,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         client.begin(IDLE, HEAD_TIMEOUT)
         self.clients.add(client)
-        if isinstance(address, tuple):  # not a Unix socket's
+        if isinstance(address, tuple):  # not on a Unix socket
+            # An IPv6 socket prefixes the addresses of IPv4 clients.
             address = (address[0].removeprefix("::ffff:"), address[1])
         try:
             self.handle(client, client, address)  # the listener may be closed by now
@@ -142,7 +143,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                 if client.phase in TIMED_OUT:
                     self.dropped[TIMED_OUT[client.phase]] += 1
                 client.end()
-        if self.pool.full():  # then `serve` is not called
+        if self.pool.full():  # `accept` waits for a slot, so `serve` does not evict
             self.evict()
         if self.dropped and now > self.next_warning:
             self.log_dropped()
@@ -165,28 +166,30 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
 
 
 class Client(socket.socket):  # type: ignore[misc]
-    """A client's connection. The deadline is of the pending recv or send, otherwise infinite."""
+    """A client's connection, with a deadline for the pending recv or send, otherwise infinite."""
 
     ended = False
 
     def begin(self, phase: int, timeout: float) -> None:
+        """Enter a phase, all of whose recvs or sends must end within `timeout` seconds."""
         self.phase = phase
         self.limit = self.deadline = monotonic() + timeout
         self.head_size = 0
 
     def eviction_order(self) -> tuple[bool, float]:
-        return self.phase in (BODY, RESPONSE), self.deadline
+        in_flight = self.phase in (BODY, RESPONSE)
+        return in_flight, self.deadline
 
     def recv(self, size: int) -> bytes:
         if self.phase in (IDLE, HEAD):
             return self.recv_head(size)
-        if self.phase == RESPONSE:  # so far 100 Continue, or the app reads and responds in turn
+        if self.phase == RESPONSE:  # that was 100 Continue, or the app reads and sends in turn
             self.begin(BODY, READ_TIMEOUT)
         self.deadline = min(self.limit, monotonic() + STALL_TIMEOUT)
         size = min(size, READ_SIZE)
         data = super().recv(size)
         self.deadline = math.inf
-        if len(data) == size:  # and more may have arrived
+        if len(data) == size:  # more may have arrived
             sleep(YIELD)
         return data
 

@@ -167,13 +167,15 @@ def wrk(
         script.write('wrk.headers["Content-Type"] = "application/json"\n')
         script.flush()
         url = f"http://127.0.0.1:{service.port}/predict"
-        load = ["-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name, url]
-        printed = subprocess.run(["wrk", *load], capture_output=True, text=True, check=True).stdout
+        load = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=60s", "--latency"]
+        printed = subprocess.run(
+            ["wrk", *load, "-s", script.name, url], capture_output=True, text=True, check=True
+        ).stdout
     assert "Non-2xx" not in printed and "Socket errors" not in printed, printed
     units = {"us": 0.001, "ms": 1.0, "s": 1000.0}
     latency = {
         percent: float(value) * units[unit]
-        for percent, value, unit in re.findall(r"(\d+)%\s+([\d.]+)(us|ms|s)\n", printed)
+        for percent, value, unit in re.findall(r"(\d+)%\s+([\d.]+)(us|ms|s)\s", printed)
     }
     (rate,) = re.findall(r"Requests/sec:\s+([\d.]+)", printed)
     return float(rate), latency["50"], latency["99"]

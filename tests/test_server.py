@@ -1,5 +1,6 @@
 """The service over real sockets: HTTP, signals, settings and failures in production."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,16 +11,21 @@ import sys
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
+from importlib.metadata import distribution
 from pathlib import Path
 
+import gunicorn
 import pytest
+from packaging.requirements import Requirement
 
 import model
 import run
-from tests.samples import BODY, INVALID_JSON, INVALID_SAMPLES, JSON, RESPONSE
+from tests.samples import BODY, CLASSES, INVALID_JSON, INVALID_SAMPLES, JSON, RESPONSE, SAMPLE
 from tests.service import ROOT, Load, Service, free_port, read_response
 
 LIMIT = run.app.config["MAX_CONTENT_LENGTH"]
+N_LARGE = 900_000 // len(BODY)
+LARGE = json.dumps([SAMPLE] * N_LARGE).encode()
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 LONG = HEAD + b"Content-Length: %d\r\n\r\n"
 ASKED = LONG % len(BODY) + BODY
@@ -285,55 +291,19 @@ def test_upgrade_with_sigusr2_loses_no_request(tmp_path: Path) -> None:
     assert int(pid_file.read_text()) == new
 
 
-@LINUX
-def test_sigterm_finishes_in_flight_and_queued_requests() -> None:
+def test_sigterm_under_load_loses_no_request_that_was_accepted() -> None:
     with Service(WEB_CONCURRENCY="2") as service:
-        running = [service.connect() for _ in range(20)]
-        for client in running:
-            client.sendall(LONG % len(BODY) + BODY[:9])
-        idle = HTTPConnection("127.0.0.1", service.port)
-        idle.request("GET", "/")
-        assert idle.getresponse().read() == b"hello!!"
         with Load(service.port) as load:
             time.sleep(0.5)
-            workers = service.workers()
-            for pid in workers:
-                os.kill(pid, signal.SIGSTOP)  # so that nobody accepts who comes now
-            queued = [service.connect() for _ in range(100)]
-            for client in queued:
-                client.sendall(ASKED)
             service.process.terminate()
-            started = time.monotonic()
-            for pid in workers:
-                os.kill(pid, signal.SIGCONT)
-            time.sleep(0.5)
-            for client in running:
-                client.sendall(BODY[9:])
             assert service.process.wait(5) == 0
-            assert time.monotonic() - started < 5
-        for client in running + queued:
-            with client:
-                assert read_response(client) == (200, RESPONSE)
         assert load.answered > 100
-        # Whoever comes after the end is refused, but for a few microseconds between a worker's
-        # last accept and its close, in which the kernel resets who has just come.
+        # New connections are refused after the end, except in the few microseconds between a
+        # worker's last accept and its close, in which the kernel resets them.
         kinds = [type(failure) for failure in load.failures]
         assert set(kinds) <= {ConnectionRefusedError, ConnectionResetError}
         assert kinds.count(ConnectionResetError) <= 2
         assert "ERROR" not in service.logged()
-        idle.close()
-
-
-def test_sigterm_does_not_wait_for_stalled_clients() -> None:
-    with Service() as service:
-        stalled = [service.connect() for _ in range(20)]
-        for client in stalled:
-            client.sendall(LONG % 1000)
-        time.sleep(0.5)
-        service.process.terminate()
-        assert service.process.wait(5) == 0
-        for client in stalled:
-            client.close()
 
 
 @LINUX
@@ -594,3 +564,120 @@ def test_corrupted_model_fails_at_startup(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert ended.returncode != 0
     assert ended.stderr.startswith(f"{path} is corrupted: ")
+
+
+@LINUX
+def test_unread_large_responses_use_bounded_memory() -> None:
+    with Service(WEB_CONCURRENCY="1") as service:
+        (before,) = service.private_memory()
+        clients = [service.connect() for _ in range(60)]
+        for client in clients:
+            client.sendall(
+                LONG.replace(b"/predict", b"/predict_proba") % len(LARGE) + LARGE[: 2**19]
+            )
+        for client in clients:
+            client.setblocking(False)
+            with contextlib.suppress(OSError):
+                client.send(LARGE[2**19 :])
+        for _ in range(20):
+            assert service.request("POST", "/predict", BODY)[2] == RESPONSE
+        status, headers, body = service.request("POST", "/predict", LARGE)
+        if status != 200:
+            assert (status, headers["Retry-After"]) == (503, "1")
+            assert headers["Access-Control-Allow-Origin"] == "*"
+            assert json.loads(body)["title"] == "Service Unavailable"
+        assert service.private_memory()[0] < before + 75
+        for client in clients:
+            client.close()
+        deadline = time.monotonic() + 10
+        while service.request("POST", "/predict", LARGE)[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_probabilities_read_at_half_a_megabit_per_second_are_complete(service: Service) -> None:
+    rate = 75_000  # bytes per second
+    sent = LONG.replace(b"/predict", b"/predict_proba") % len(LARGE) + LARGE
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", service.port))
+    with client:
+        client.sendall(sent)
+        received = b""
+        while not received.endswith(b"}]}"):
+            part = client.recv(rate // 10)
+            assert part, "the response is incomplete"
+            received += part
+            time.sleep(len(part) / rate)
+    assert received.count(b'"%b":' % CLASSES[-1].encode()) == N_LARGE
+
+
+AZURE = b"".join(b"X-Azure-%d: %b\r\n" % (index, b"a" * 90) for index in range(33))
+CLOUDFRONT = b"".join(b"CloudFront-Viewer-%d: %b\r\n" % (i, b"c" * 60) for i in range(41))
+ENTRA_ID = b"Authorization: Bearer %b\r\nX-MS-Client-Principal: %b\r\n" % (b"t" * 3300, b"p" * 3500)
+COOKIES = b"".join(b"Cookie: session%d=%b\r\n" % (i, b"s" * 8_000) for i in range(7))
+
+
+@pytest.mark.parametrize("fields", [AZURE, CLOUDFRONT, AZURE + ENTRA_ID, COOKIES])
+@pytest.mark.parametrize("size", [2**20, 500])
+def test_request_headers_of_cloud_proxies_are_served(
+    service: Service, fields: bytes, size: int
+) -> None:
+    sent = HEAD + fields + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+    with service.connect() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(2):  # each head of a connection has the same bounds
+            for start in range(0, len(sent), size):
+                client.sendall(sent[start : start + size])
+            assert read_response(client) == (200, RESPONSE)
+
+
+def test_longer_body_is_served_if_the_limit_is_higher() -> None:
+    limit = 5 * 2**20
+    with Service(FLASK_MAX_CONTENT_LENGTH=str(limit)) as service:
+        connection = HTTPConnection("127.0.0.1", service.port, timeout=30)
+        for _ in range(2):  # on one connection
+            connection.request("POST", "/predict", BODY.ljust(limit), JSON)
+            response = connection.getresponse()
+            assert (response.status, response.headers["Connection"]) == (200, "keep-alive")
+            assert response.read() == RESPONSE
+        connection.close()
+        assert service.request("POST", "/predict", BODY.ljust(limit + 1))[0] == 413
+
+
+def test_script_name_header_is_ignored(service: Service) -> None:
+    headers = JSON | {"SCRIPT_NAME": "/x"}
+    assert service.request("POST", "/predict", BODY, headers)[2] == RESPONSE
+
+
+def test_service_starts_with_only_its_requirements(tmp_path: Path) -> None:
+    """Make an environment of links to what the image installs, and start the service in it."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    wanted = [Requirement(line.split("#")[0]) for line in lines if "==" in line]
+    wanted = [one for one in wanted if one.name not in ("pytest", "scikit-learn")]
+    installed: set[str] = set()
+    while wanted:
+        requirement = wanted.pop()
+        installed.add(requirement.name.lower())
+        for needed in map(Requirement, distribution(requirement.name).requires or []):
+            extras = requirement.extras or {""}
+            applies = not needed.marker or any(needed.marker.evaluate({"extra": e}) for e in extras)
+            if applies and needed.name.lower() not in installed:
+                wanted.append(needed)
+    site = Path(gunicorn.__file__).parents[1]
+    tops = {file.parts[0] for name in installed for file in distribution(name).files or []}
+    for top in tops - {".."}:
+        (tmp_path / top).symlink_to(site / top)
+    assert not (tmp_path / "pytest").exists() and not (tmp_path / "sklearn").exists()
+    command = (sys.executable, "-S", "-m", "gunicorn", "run:app")
+    with Service(*command, PYTHONPATH=str(tmp_path)) as service:
+        assert service.request("POST", "/predict", BODY)[2] == RESPONSE
+
+
+def test_waitress_serves_the_app() -> None:
+    program = "import os, run, waitress; waitress.serve(run.app, port=int(os.environ['PORT']))"
+    with Service(sys.executable, "-c", program) as service:
+        chunks = b"5\r\n" + BODY[:5] + b"\r\n%x\r\n" % (len(BODY) - 5) + BODY[5:] + b"\r\n0\r\n\r\n"
+        sent = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
+        assert service.send(sent).endswith(RESPONSE)
+        assert service.request("POST", "/predict", b" " * (LIMIT + 1))[0] == 413

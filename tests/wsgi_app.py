@@ -24,7 +24,12 @@ def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable
         case "/large":
             body = b"x" * 1_000_000
         case "/slow":
-            time.sleep(3)
+            time.sleep(3)  # other greenlets run meanwhile
+            body = b"done"
+        case "/busy":
+            end = time.monotonic() + 0.7
+            while time.monotonic() < end:  # nothing else runs meanwhile
+                pass
             body = b"done"
         case _:
             status, body = "404 Not Found", b""
