@@ -146,10 +146,10 @@ def test_memory_limit_covers_the_worst_case() -> None:
     manifest = (ROOT / "kubernetes.yaml").read_text()
     settings = (ROOT / "gunicorn.conf.py").read_text()
     (connections,) = re.findall(r"^worker_connections = min\((\d+),", settings, re.MULTILINE)
-    bodies = request_body.LARGE_REQUESTS * request_body.MAX_LENGTH // 2**20
-    head, answer = gunicorn_worker.MAX_HEAD // 2**10, 2 * gunicorn_worker.SEND_BUFFER // 2**10
-    worst = 66 + 4.5 * bodies + int(connections) * (2.5 * head + answer) / 1024
-    computed = f"66 + 4.5 * {bodies} + {connections} * (2.5 * {head} + {answer}) / 1024"
+    large = request_body.LARGE_REQUESTS * request_body.MAX_RESPONSE // 2**20
+    head, response = gunicorn_worker.MAX_HEAD // 2**10, 2 * gunicorn_worker.SEND_BUFFER // 2**10
+    worst = 66 + 3 * large + int(connections) * (2.5 * head + response) / 1024
+    computed = f"66 + 3 * {large} + {connections} * (2.5 * {head} + {response}) / 1024"
     assert f"#   {computed} = {worst:.0f}\n" in manifest
     pod = next(yaml.safe_load_all(manifest))["spec"]["template"]["spec"]
     (container,) = pod["containers"]
