@@ -1,14 +1,15 @@
 """A gunicorn worker for any WSGI app, whose slow or greedy clients cannot keep others waiting.
 
-It is GeventWorker with its own `run`, which gunicorn documents overriding. It also relies on six
-things that are not documented; tests/test_worker.py fails if one of them changes:
+It is GeventWorker with its own `run`, which gunicorn lets subclasses override. It also relies on
+undocumented behavior; tests/test_worker.py fails if any of it changes:
 
-- `sockets` are gevent's; AsyncWorker.handle only asks them for their address (Worker.serve).
+- `sockets` are gevent's: their sendall calls `send`, and `_sock` is the real socket (Client).
+- AsyncWorker.handle asks its listener only for an address, and passes each request to
+  handle_request (Worker.serve).
 - handle calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders (Client.recv_head).
-- handle passes each request to handle_request, and closes the connection after StopIteration.
-- Once `alive` is false, each response closes its connection (Worker.run).
-- request.body is what the app left unread, and its reader limits the trailers (handle_request).
-- gevent's sendall calls `send` (Client.send), and `_sock` is the real socket (Client.end).
+- handle closes the connection after StopIteration, and, once `alive` is false, after a response.
+- request.body is what the app left unread (Worker.handle_request).
+- The body's reader limits the trailers to limit_trailer_section bytes (Worker.handle_request).
 """
 
 import math
@@ -18,28 +19,29 @@ from contextlib import nullcontext, suppress
 from time import monotonic
 from typing import Any
 
-from gevent import sleep, socket
+from gevent import sleep, socket, spawn
 from gevent.pool import Group, Pool
 from gunicorn.http.errors import LimitRequestHeaders, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
 HEAD_TIMEOUT = 10  # seconds until a new connection sends something, then for a request's headers
-READ_TIMEOUT = 60  # seconds for a request's body; a larger body limit needs more
-SEND_TIMEOUT = 60  # seconds for a response
+READ_TIMEOUT = 60  # seconds for a request's body; a larger body limit needs more, also to send
+SEND_TIMEOUT = 60  # seconds for a response, from its first byte
 STALL_TIMEOUT = 10  # seconds without progress in a body or response
-STOP_DELAY = 0.5  # seconds until a stopping worker closes idle connections
+STOP_DELAY = 0.5  # seconds until a stopping worker closes idle ones: requests may be on their way
 SWEEP = 0.1  # seconds between two checks of the deadlines
-LOG_INTERVAL = 10  # seconds between two warnings of a kind
-YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would pass over those with new data
-MAX_HEAD = 2**16  # bytes of request headers; the load balancers of AWS and Azure forward no more
-HEAD_RATE = 2**22  # bytes per second: how fast recv_head expects headers to arrive
-MAX_REST = 2**22  # bytes of a body that are read if the app did not, to keep its connection open
+LOG_INTERVAL = 10  # seconds between two warnings of the same kind
+YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would skip those waiting for I/O
+MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forward no more
+HEAD_RATE = 2**22  # bytes of headers per second of pause before each further part of them
+MAX_UNREAD = 2**22  # bytes of a body that the app did not read, up to which a connection is kept
 READ_SIZE = 2**16  # bytes of a body per recv
-SEND_BUFFER = 2**15  # bytes, doubled by Linux: what the kernel stores of an unread response
+SEND_BUFFER = 2**15  # bytes, doubled by Linux: how much of a response the kernel buffers
+RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 
-# The phases of a connection. IDLE: nothing of a request has arrived. LINGER: its response is sent.
-IDLE, HEAD, BODY, RESPONSE, LINGER = range(5)
-EVICTED = "evicted for a new connection"
+# The phases of a connection. IDLE: no part of a request has arrived. DRAIN: the response is sent,
+# and what the client still sends is discarded.
+IDLE, HEAD, BODY, RESPONSE, DRAIN = range(5)
 TIMED_OUT = {
     HEAD: f"request headers not complete within {HEAD_TIMEOUT} s",
     BODY: f"request body stalled for {STALL_TIMEOUT} s or not complete within {READ_TIMEOUT} s",
@@ -58,44 +60,34 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         self.dropped: Counter[str] = Counter()  # connections since the last warning, by reason
         self.next_warning = 0.0
         self.pool = Pool(self.worker_connections)
-        accepting = Group()
-        for listener in self.sockets:
-            accepting.spawn(self.accept, listener)
+        accepting = Group([spawn(self.accept, listener) for listener in self.sockets])
         while self.alive:
             self.sweep()
             sleep(SWEEP)
-        stopped = monotonic()
-        while (accepting or self.pool) and monotonic() < stopped + self.cfg.graceful_timeout:
-            self.sweep()
+        stopping_since = monotonic()
+        while (accepting or self.pool) and monotonic() < stopping_since + self.cfg.graceful_timeout:
+            self.sweep(idle_too=monotonic() > stopping_since + STOP_DELAY)
             sleep(SWEEP)
-            if monotonic() > stopped + STOP_DELAY:
-                for client in self.clients:
-                    if client.phase in (IDLE, LINGER):
-                        client.end()
         self.log_dropped()
         if self.pool:
             self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
 
     def accept(self, listener: Any) -> None:
-        """Serve each new connection in a greenlet of its own, until the worker stops.
-
-        An event-loop iteration accepts one connection, so that other workers get their share, plus
-        one per 16 that are open, because these make iterations longer.
-        """
-        listener.settimeout(SWEEP)  # to notice when the worker stops
-        while self.alive:
+        """Serve each new connection in its own greenlet, until the worker stops."""
+        while True:
+            listener.settimeout(SWEEP if self.alive else 0)
             try:
+                # One per event-loop iteration, so that other workers get their share, plus one per
+                # 16 open connections, because iterations take longer the more there are.
                 for _ in range(1 + len(self.pool) // 16):
                     self.pool.spawn(self.serve, *listener.accept())  # waits for a free slot
             except TimeoutError:  # no new connection
                 continue
+            except BlockingIOError:  # stopping, and the backlog is empty: close would reset it
+                break
             except OSError:  # no free file descriptor
                 sleep(SWEEP)
             sleep(YIELD)
-        listener.setblocking(False)
-        with suppress(OSError):  # until the backlog is empty: close would reset its connections
-            while True:
-                self.pool.spawn(self.serve, *listener.accept())
         listener.close()
 
     def serve(self, accepted: Any, address: Any) -> None:
@@ -110,7 +102,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             # An IPv6 socket prefixes the addresses of IPv4 clients.
             address = (address[0].removeprefix("::ffff:"), address[1])
         try:
-            self.handle(client, client, address)  # the listener may be closed by now
+            # The client also stands in for the listener, which may be closed by now.
+            self.handle(client, client, address)
         finally:
             self.clients.remove(client)
 
@@ -120,28 +113,28 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.deadline = math.inf  # until the app reads or responds
         request.body.reader.limit_trailer_section = MAX_HEAD
         super().handle_request(name, request, client, address)
-        if client.ended:  # even if it has pipelined another request
-            raise StopIteration
-        client.begin(LINGER, READ_TIMEOUT)
+        client.begin(DRAIN, READ_TIMEOUT)
+        unread = MAX_UNREAD
         try:
-            for _ in range(MAX_REST // READ_SIZE):
-                if not request.body.read(READ_SIZE):
-                    break
-            else:  # the body is longer
-                raise StopIteration
-        except ParseException as error:  # a malformed chunk
-            raise StopIteration from error
+            while unread and request.body.read(READ_SIZE):
+                unread -= READ_SIZE
+        except ParseException:  # a malformed chunk
+            unread = 0
+        if client.ended or not unread:  # what arrives next may belong to the body
+            raise StopIteration
         client.begin(IDLE, self.cfg.keepalive)
         sleep(YIELD)
 
-    def sweep(self) -> None:
-        """Enforce the deadlines and log the drops, without switching to another greenlet."""
+    def sweep(self, idle_too: bool = False) -> None:
+        """End clients whose deadline has passed, or also those without a request; log the drops."""
         self.notify()
         now = monotonic()
         for client in self.clients:
             if client.deadline < now:
                 if client.phase in TIMED_OUT:
                     self.dropped[TIMED_OUT[client.phase]] += 1
+                client.end()
+            elif idle_too and client.phase == IDLE:
                 client.end()
         if self.pool.full():  # `accept` waits for a slot, so `serve` does not evict
             self.evict()
@@ -150,19 +143,16 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             self.next_warning = now + LOG_INTERVAL
 
     def log_dropped(self) -> None:
-        for reason, count in self.dropped.items():
+        dropped, self.dropped = self.dropped, Counter()
+        for reason, count in dropped.items():
             self.log.warning("Closed %d connections: %s", count, reason)
-        self.dropped.clear()
 
     def evict(self) -> None:
-        """End the client with the next deadline, preferably one without a request in flight.
-
-        Clients without a deadline wait for the app, and are spared.
-        """
-        pending = [client for client in self.clients if client.deadline < math.inf]
-        if pending:
-            self.dropped[EVICTED] += 1
-            min(pending, key=Client.eviction_order).end()
+        """End the client with the nearest deadline, preferably one without a request in flight."""
+        evictable = [client for client in self.clients if client.deadline < math.inf]
+        if evictable:  # the others wait for the app
+            self.dropped["evicted for a new connection"] += 1
+            min(evictable, key=Client.eviction_order).end()
 
 
 class Client(socket.socket):  # type: ignore[misc]
@@ -186,18 +176,15 @@ class Client(socket.socket):  # type: ignore[misc]
         if self.phase == RESPONSE:  # that was 100 Continue, or the app reads and sends in turn
             self.begin(BODY, READ_TIMEOUT)
         self.deadline = min(self.limit, monotonic() + STALL_TIMEOUT)
-        size = min(size, READ_SIZE)
-        data = super().recv(size)
+        data = super().recv(min(size, READ_SIZE))
         self.deadline = math.inf
-        if len(data) == size:  # more may have arrived
-            sleep(YIELD)
+        sleep(YIELD)  # a client that never pauses would keep others waiting
         return data
 
     def recv_head(self, size: int) -> bytes:
         """Receive a part of a request's headers, or raise LimitRequestHeaders.
 
-        gunicorn searches all headers again after each part. So the longer they already are, the
-        longer this waits for the next part to grow.
+        gunicorn searches all of them again after each part, so pause in proportion to their size.
         """
         if self.head_size == MAX_HEAD:
             raise LimitRequestHeaders(f"the headers are longer than {MAX_HEAD} bytes")
@@ -218,30 +205,32 @@ class Client(socket.socket):  # type: ignore[misc]
         return sent
 
     def close(self) -> None:
-        """Linger until the client closes the connection, or a deadline passes.
+        """Wait until the client closes the connection, or a deadline passes.
 
         Closing it with unread data would reset it and lose the response (RFC 9112, section 9.6).
         """
-        self.begin(LINGER, READ_TIMEOUT)
+        self.begin(DRAIN, READ_TIMEOUT)
         with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
+            self._sock.shutdown(socket.SHUT_RDWR if self.ended else socket.SHUT_WR)
             while self.recv(READ_SIZE):
                 pass
         super().close()
 
     def end(self) -> None:
-        """Let a pending recv or send return, after which the connection is closed.
+        """Make a pending recv or send return, after which the connection is closed.
 
-        An idle connection is only shut down for reading, because a request that has just arrived is
-        still served. Any other is reset: the kernel would store an unread response for minutes.
-        gevent's shutdown would abort a pending recv, and lose what has arrived.
+        A request that has just arrived on an idle connection is still served. In any other phase
+        the connection is reset: the kernel would keep an unread response for minutes. gevent's own
+        shutdown would abort a pending recv, and lose what has arrived.
         """
         self.ended = True
         self.deadline = math.inf
+        with suppress(OSError):  # nothing has arrived
+            if self.phase == IDLE and self._sock.recv(1, socket.MSG_PEEK):
+                return  # handle_request closes the connection after this last request
         with suppress(OSError):  # the client may have reset it
-            if self.phase in (IDLE, LINGER):
+            if self.phase in (IDLE, DRAIN):
                 self._sock.shutdown(socket.SHUT_RD)
             else:
-                reset_at_close = struct.pack("ii", 1, 0)
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_at_close)
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
                 self._sock.shutdown(socket.SHUT_RDWR)

@@ -20,9 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from schema import CLASSES, DATA, Sample
 
-ROOT = Path(__file__).parent
-PATH = ROOT / "model" / f"xgboost-{Path(DATA).stem}.pgz"  # a gzipped pickle of an XGBClassifier
-INFO = ROOT / "static" / "model-info.json"  # what clients read about the model
+# A gzipped pickle of an XGBClassifier.
+PATH = Path(__file__).parent / "model" / f"xgboost-{Path(DATA).stem}.pgz"
 FEATURES = list(Sample.__struct_encode_fields__)  # their names in JSON
 N_FEATURES = len(FEATURES)
 # Whether a feature may be missing, by feature: `float | None` in schema.py.
@@ -257,16 +256,6 @@ def choose_classes(probabilities: Array) -> Array:
     return probabilities.argmax(axis=-1)
 
 
-def check_info(path: Path) -> None:
-    """Raise ModelError unless the file that clients read describes this model."""
-    try:
-        described = json.loads(path.read_bytes())["model"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is missing or unreadable") from error
-    if described != digest():
-        raise ModelError(f"{path} describes a different model than {PATH.name}")
-
-
 def digest() -> str:
     """Return the SHA-256 digest of the model file, in hexadecimal."""
     return hashlib.sha256(PATH.read_bytes()).hexdigest()
@@ -282,5 +271,4 @@ def describe() -> str:
 
 
 booster = load(PATH)
-check_info(INFO)
 predict_classes = tabulate(booster, choose_classes)

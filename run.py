@@ -1,8 +1,10 @@
 """A small REST service around a trained classifier: samples in, their classes out."""
 
 import codecs
+import json
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,8 +20,29 @@ import model
 import request_body
 import settings
 from schema import CLASSES, Sample
-from validation import RESPONSE_PER_BODY, InvalidSamples, parse_samples, to_array
+from validation import (
+    RESPONSE_PER_BODY,
+    InvalidSamples,
+    digest_schema,
+    parse_samples,
+    to_array,
+)
 
+
+def check_model_info(path: Path) -> None:
+    """Raise ModelError unless the file that clients read describes this model and schema.py."""
+    try:
+        described = json.loads(path.read_bytes())["model"]
+        model_digest, schema_digest = described["sha256"], described["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise model.ModelError(f"{path} is missing or unreadable") from error
+    if model_digest != model.digest():
+        raise model.ModelError(f"{path} describes a different model than {model.PATH.name}")
+    if schema_digest != digest_schema():
+        raise model.ModelError("schema.py has changed since the model was published")
+
+
+check_model_info(Path(__file__).parent / "static" / "model-info.json")
 app = Flask(__name__)
 app.config.from_mapping(
     MAX_CONTENT_LENGTH=request_body.max_length(RESPONSE_PER_BODY),  # for body_reader below

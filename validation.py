@@ -1,5 +1,6 @@
 """JSON in, samples out: parse a request's body, or list everything that is wrong with it."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
@@ -12,6 +13,7 @@ from msgspec.structs import astuple
 from numpy.typing import NDArray
 from werkzeug.exceptions import UnprocessableEntity
 
+import schema
 from schema import CLASSES, Sample
 
 MAX_ERRORS = 100  # in one response: a body can contain a million, and each takes about 80 bytes
@@ -106,6 +108,14 @@ SHORTEST_SAMPLE = length_without_values(NAMES) + len(NAMES)
 LONGEST_PROBABILITIES = length_without_values(CLASSES) + MAX_PROBABILITY_LENGTH * len(CLASSES)
 # How many times as long as its request's body a response can be: 1.5 for iris.
 RESPONSE_PER_BODY = LONGEST_PROBABILITIES / SHORTEST_SAMPLE
+
+
+def digest_schema() -> str:
+    """Return the SHA-256 digest of what schema.py says, apart from its comments and layout."""
+    values = {name: value for name, value in vars(schema).items() if name.isupper()}
+    values["Sample"] = msgspec.json.schema(Sample)
+    return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()
+
 
 decode_samples = msgspec.json.Decoder(Sample | list[Sample]).decode
 

@@ -112,9 +112,11 @@ def sort_classes(cells: list[str]) -> list[str]:
 def split_words(column: str) -> list[str]:
     """Return the words of a column's name: "petal length (cm)" has petal, length and cm.
 
-    Python also applies NFKC to names: a superscript 2 becomes a 2.
+    "MonthlyCharges" has monthly and charges. Python also applies NFKC to names: a superscript 2
+    becomes a 2.
     """
-    return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", column))
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", unicodedata.normalize("NFKC", column))
+    return re.findall(r"[^\W_]+", spaced)
 
 
 def to_json_name(column: str) -> str:
@@ -260,7 +262,7 @@ def fill_template(
         f"    # Left out, because it is not numeric: {quote(name):.50}\n" for name in omitted
     ]
     text = TEMPLATE.format(
-        title=quote(f"{path.stem[:1].upper()}{path.stem[1:]} prediction service"),
+        title=quote(f"{' '.join(split_words(path.stem)).capitalize()} prediction service"),
         data=quote(data.relative_to(ROOT).as_posix()),
         class_column=quote(class_column),
         classes=tuple_of_classes,

@@ -60,7 +60,7 @@ N_CHECKED = 10_000  # random samples for which predictions are compared, at leas
 
 def main() -> None:
     if len(sys.argv) != 2:
-        raise SystemExit("Expected one argument: python model/publish.py FILE")
+        raise SystemExit("Expected one argument, the model: python model/publish.py FILE")
     path = Path(sys.argv[1])
     publish(read_classifier(path), source=str(path))
 
@@ -81,11 +81,12 @@ def publish(classifier: Any, accuracy: str = "", source: str = "The classifier")
     accuracy = accuracy or describe_accuracy(classes, predicted)
     new_model = model_files(booster)
     with load_service(new_model) as service:
-        if not has_names:
-            splits, _ = service.model.read_splits(service.model.booster)
-            check_ranges(splits, source, samples)
+        splits, _ = service.model.read_splits(service.model.booster)
+        check_ranges(splits, source, samples, has_names)
         check_predictions(service, classifier, source, samples)
-        generated = write_docs.generate(service, classifier, examples, samples, classes, accuracy)
+        generated = write_docs.generate(
+            service, classifier, examples, samples, classes, read_feature_columns(), accuracy
+        )
     files: dict[str, bytes | None] = {**new_model, **generated}  # None: must not exist
     for name, content in files.items():
         if content is None:
@@ -96,7 +97,7 @@ def publish(classifier: Any, accuracy: str = "", source: str = "The classifier")
     for path in ROOT.glob("model/xgboost-*.pgz*"):  # the previous model's name may differ
         if f"model/{path.name}" not in files:
             path.unlink()
-    print(f"Published as {MODEL}.")
+    print(f"Published as {MODEL}. Restart the service.")
     print(accuracy)
     print_confusion(classes, predicted)
 
@@ -136,6 +137,9 @@ def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SystemExit(f"{schema.DATA} cannot be read as CSV in UTF-8: {error}.") from error
     columns = find_columns(header)
+    ignored = [name for column, name in enumerate(header) if column not in columns]
+    if ignored:
+        print(f"{schema.DATA}: ignoring the columns {ignored}.")
     samples = []
     classes = []
     for line, row in rows:
@@ -165,8 +169,15 @@ def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return array, np.array(classes)
 
 
+def read_feature_columns() -> list[str]:
+    """Return the features' columns in DATA, in the order of schema.py."""
+    with (ROOT / schema.DATA).open(encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file))
+    return [header[column] for column in find_columns(header)[:-1]]
+
+
 def find_columns(header: list[str]) -> list[int]:
-    """Return the columns of the features, and then of the class; print which are ignored."""
+    """Return the positions of the features' columns, and then of the class's."""
     expected = [*NAMES, schema.CLASS]
     normalized = [normalize(name) for name in header]
     if not any(normalized):
@@ -183,11 +194,7 @@ def find_columns(header: list[str]) -> list[int]:
                 f"{schema.DATA} must have the column '{name}' once, not {count} times. "
                 f"Its columns are {header}."
             )
-    columns = [normalized.index(normalize(name)) for name in expected]
-    ignored = [name for column, name in enumerate(header) if column not in columns]
-    if ignored:
-        print(f"{schema.DATA}: ignoring the columns {ignored}.")
-    return columns
+    return [normalized.index(normalize(name)) for name in expected]
 
 
 def read_cell(field: validation.Field, text: str, line: int) -> float:
@@ -293,8 +300,8 @@ def load_as_classifier(content: bytearray) -> XGBClassifier:
     classifier = XGBClassifier()
     classifier.load_model(content)
     print(
-        "Only NaN counts as missing now: neither XGBoost's own formats nor a Booster store the "
-        "missing value that the classifier was trained with."
+        "Only NaN counts as missing. If the classifier was trained with another missing value, "
+        "publish its pickle: a Booster, .json and .ubj do not store it."
     )
     return classifier
 
@@ -415,23 +422,34 @@ def predict_proba(classifier: XGBClassifier, source: str, samples: Array) -> Arr
     return probabilities
 
 
-def check_ranges(splits: list[tuple[int, float]], source: str, samples: Array) -> None:
+def check_ranges(
+    splits: list[tuple[int, float]], source: str, samples: Array, has_names: bool
+) -> None:
     """Raise SystemExit if too many thresholds of a model lie outside their column's range in DATA.
 
-    They do if the model was trained on columns in another order, or in other units.
+    They do if the model was trained on columns in another order, in other units or after scaling.
+    If the model has feature names, so that the order is right, this is only a warning.
     """
     low, high = np.nanmin(samples, axis=0), np.nanmax(samples, axis=0)
     # A threshold above all values separates them from missing ones.
     high[[field.is_optional for field in FIELDS]] = np.inf
     outside = [not low[feature] <= threshold <= high[feature] for feature, threshold in splits]
-    if sum(outside) > MAX_SHARE_OUTSIDE * len(splits):
-        raise SystemExit(
-            f"{source} has no feature names, and {sum(outside)} of its {len(splits)} thresholds "
-            f"lie outside the range of their column in {schema.DATA}: it was probably trained on "
-            f"columns in another order or in other units than {NAMES}. If you are sure that it was "
-            "not, set feature_names of classifier.get_booster() to this list, save the classifier "
-            "and publish it again."
-        )
+    if sum(outside) <= MAX_SHARE_OUTSIDE * len(splits):
+        return
+    problem = (
+        f"{sum(outside)} of the {len(splits)} thresholds of {source} lie outside the range of "
+        f"their column in {schema.DATA}"
+    )
+    if has_names:
+        print(f"Warning: {problem}. Was it trained in other units, or on scaled values?")
+        return
+    raise SystemExit(
+        f"{problem}, and it has no feature names: it was probably trained on columns in another "
+        f"order or in other units than {NAMES}. Put the fields of schema.py into the order of its "
+        "columns, which changes nothing for clients. If you are sure that the order and the units "
+        "are right, set feature_names of classifier.get_booster() to this list, save the "
+        "classifier and publish it again."
+    )
 
 
 # ---- What is written -----------------------------------------------------------------------
@@ -461,10 +479,11 @@ def model_files(booster: xgboost.Booster) -> dict[str, bytes]:
     with gzip.GzipFile("", "wb", compresslevel=9, fileobj=compressed, mtime=0) as file:
         pickle.dump(classifier, file, protocol=4)
     digest = hashlib.sha256(compressed.getvalue()).hexdigest()
+    identity = {"sha256": digest, "schema": validation.digest_schema()}
     return {
         MODEL: compressed.getvalue(),
         f"{MODEL}.sha256": f"{digest}  {Path(MODEL).name}\n".encode(),
-        "static/model-info.json": json.dumps({"model": {"sha256": digest}}).encode(),
+        "static/model-info.json": json.dumps({"model": identity}).encode(),
     }
 
 
@@ -592,7 +611,8 @@ def describe_accuracy(classes: Array, predicted: Array) -> str:
 def print_confusion(classes: Array, predicted: Array) -> None:
     """Print the confusion matrix, and warn if another order of CLASSES would fit better."""
     matrix = confusion_matrix(classes, predicted, labels=range(len(CLASSES)))
-    print("Confusion matrix (rows: class in the data, columns: predicted class):")
+    print(f"Confusion matrix on all of {schema.DATA}, which may include training data")
+    print("(rows: class in the data, columns: predicted class):")
     width = max(map(len, CLASSES))
     for name, row in zip(CLASSES, matrix.tolist(), strict=True):
         print(f"  {name:{width}}", *(f"{count:6}" for count in row))
@@ -600,8 +620,8 @@ def print_confusion(classes: Array, predicted: Array) -> None:
     if matrix[range(len(CLASSES)), best].sum() > matrix.trace():
         reordered = [CLASSES[index] for index in best.argsort()]
         print(
-            f"Warning: with CLASSES = {reordered}, more predictions would be right. "
-            "Check schema.py."
+            f"Warning: with CLASSES = {tuple(reordered)} in schema.py, more predictions would be "
+            "right. If the model has the classes in this order, publish it again."
         )
 
 

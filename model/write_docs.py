@@ -28,6 +28,7 @@ from validation import (
     MAX_ERRORS,
     NAMES,
     SAMPLE_NAME,
+    digest_schema,
 )
 
 Array = NDArray[Any]
@@ -45,23 +46,24 @@ def generate(
     examples: Array,
     samples: Array,
     classes: Array,
+    columns: list[str],
     accuracy: str,
 ) -> dict[str, bytes | None]:
     """Return the content of every generated file by path, or None for one that must not exist.
 
     `service` is the module `run`, imported with the new model, and `classifier` is the classifier
-    that was published. `examples` are two samples, shape (2, n_features), and `samples` and
-    `classes` are those of DATA, as publish.read_data() returns them.
+    that was published. `examples` are two samples, shape (2, n_features); `samples` and `classes`
+    are those of DATA, as publish.read_data() returns them, and `columns` its feature columns.
     """
     example, other = (to_object(values) for values in examples)
     openapi = describe_api(service, example, other)
     data = training_data(samples, classes) if schema.PUBLISH_DATA else None
     info = model_info(service, classifier, example, samples, classes)
     n_samples = service.body_reader.limit // LONGEST_SAMPLE
-    null_in_python = ".astype(object).where(table.notna(), None)"
+    null_in_python = ".astype(object).where(lambda samples: samples.notna(), None)"
     return {
-        "docs/predict_csv.py": write_recipe(PYTHON_RECIPE, null_in_python, n_samples),
-        "docs/predict_csv.R": write_recipe(R_RECIPE, ', na = "null"', n_samples),
+        "docs/predict_csv.py": write_recipe(PYTHON_RECIPE, null_in_python, n_samples, columns),
+        "docs/predict_csv.R": write_recipe(R_RECIPE, ', na = "null"', n_samples, columns),
         "static/example.json": to_json(example),
         "static/openapi.json": to_json(openapi, indent=2),
         "static/postman_collection.json": to_json(make_collection(openapi), indent=2),
@@ -267,45 +269,60 @@ def make_item(
 # ---- Recipes -------------------------------------------------------------------------------
 
 PYTHON_RECIPE = Template("""\
-# Add a column with the class to a CSV whose columns are named as in the API.
+# Add a column with the predicted class to a CSV.
 import pandas as pd
 import requests
 
 url = "http://localhost:3000"
-names = list(requests.get(f"{url}/static/example.json").json())
+info = requests.get(f"{url}/static/model-info.json").json()
+names = [feature["name"] for feature in info["features"]]
 table = pd.read_csv("%data")
-samples = table[names]%null
-classes = []
+# In the order of the API's fields.
+columns = %columns
+samples = table[columns].set_axis(names, axis=1)%null
+predicted = []
 for start in range(0, len(samples), %n_samples):  # this many fit in a body
     batch = samples[start : start + %n_samples].to_dict("records")
     response = requests.post(f"{url}/predict", json=batch)
     response.raise_for_status()
-    classes += response.json()["return"]
-table["predicted"] = classes
+    predicted += [info["classes"][int(label)] for label in response.json()["return"]]
+table["predicted"] = predicted
 table.to_csv("predicted.csv", index=False)
 """)
 R_RECIPE = Template("""\
-# Add a column with the class to a CSV whose columns are named as in the API.
+# Add a column with the predicted class to a CSV.
 library(httr2) # and jsonlite
 
 url <- request("http://localhost:3000")
-names <- names(resp_body_json(req_perform(req_url_path(url, "static/example.json"))))
+info <- resp_body_json(req_perform(req_url_path(url, "static/model-info.json")))
 table <- read.csv("%data", check.names = FALSE)
+# In the order of the API's fields.
+columns <- c(%columns_in_r)
+samples <- setNames(table[columns], sapply(info$features, function(feature) feature$name))
 starts <- seq(1, nrow(table), by = %n_samples) # this many fit in a body
 for (start in starts) {
   rows <- start:min(start + %n_samples - 1, nrow(table))
-  batch <- req_url_path(url, "predict") |> req_body_json(table[rows, names]%null)
-  table[rows, "predicted"] <- unlist(resp_body_json(req_perform(batch))$return)
+  batch <- req_url_path(url, "predict") |> req_body_json(samples[rows, ]%null)
+  labels <- as.integer(unlist(resp_body_json(req_perform(batch))$return))
+  table[rows, "predicted"] <- unlist(info$classes)[labels + 1]
 }
 write.csv(table, "predicted.csv", row.names = FALSE)
 """)
 
 
-def write_recipe(recipe: Template, null: str, n_samples: int) -> bytes:
-    """Return a recipe that sends `n_samples` per request; `null` converts missing values."""
+def write_recipe(recipe: Template, null: str, n_samples: int, columns: list[str]) -> bytes:
+    """Return a recipe for DATA that sends `n_samples` per request.
+
+    `columns` are the features' columns in DATA, and `null` converts missing values.
+    """
     has_optional = any(field.is_optional for field in FIELDS)
-    text = recipe.safe_substitute(
-        data=schema.DATA, n_samples=n_samples, null=null if has_optional else ""
+    in_python = json.dumps(columns, ensure_ascii=False)
+    text = recipe.substitute(
+        data=schema.DATA,
+        n_samples=n_samples,
+        columns=in_python,
+        columns_in_r=in_python[1:-1],
+        null=null if has_optional else "",
     )
     return text.encode()
 
@@ -376,6 +393,7 @@ def model_info(
         "model": {
             "file": model.PATH.name,
             "sha256": model.digest(),
+            "schema": digest_schema(),
             "xgboost": __version__,
             "trees": n_trees,
             "table": model.fits_table(model.booster),
@@ -468,7 +486,7 @@ def code_block(language: str, text: str) -> str:
 def usage_block(service: ModuleType, example: JsonObject) -> str:
     response = call(service, "/predict", json=example).text
     probabilities = call(service, "/predict_proba", json=example).text
-    classes = [f"`{index}` {name}" for index, name in enumerate(CLASSES)]
+    labels = [f"`{index}` for {name}" for index, name in enumerate(CLASSES)]
     many = f"Send an array of {SAMPLE_NAME} objects to get an array of classes"
     if schema.PUBLISH_DATA:
         many += ": `-d @static/training-data.json` sends all of the data"
@@ -476,7 +494,7 @@ def usage_block(service: ModuleType, example: JsonObject) -> str:
         [
             f"`static/example.json` contains one {SAMPLE_NAME}:",
             code_block("json", to_json(example).decode().rstrip()),
-            f"The response, `{response}`, is its class: {', '.join(classes[:-1])} or {classes[-1]}."
+            f"The response, `{response}`, is its class: {', '.join(labels[:-1])} or {labels[-1]}."
             f" {many}. `/predict_proba` takes the same bodies and returns the probabilities:",
             code_block("json", probabilities),
         ]
@@ -525,7 +543,7 @@ Each {SAMPLE_NAME} is a JSON object with {list_fields()}; other fields are ignor
 |---|---|
 | 400 | the body is not JSON in UTF-8 (JSON has no `NaN`), is nested too deeply, or is incomplete |
 | 404, 405 | there is no such path, or it does not allow the method |
-| 413 | the body is longer than {format_bytes(reader.limit)} (room for {n_samples:,} objects) |
+| 413 | the body is longer than {format_bytes(reader.limit)} ({n_samples:,} objects always fit) |
 | 415 | the Content-Type is not `application/json`, or there is a Content-Encoding |
 | 422 | a field is missing or invalid: `errors` lists each one, up to {MAX_ERRORS} |
 | 503 | too many requests over {format_bytes(reader.small)} are in progress: see `Retry-After` |

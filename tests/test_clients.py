@@ -15,6 +15,7 @@ import schema
 import validation
 from tests.samples import (
     BODY,
+    CLASSES,
     FIELDS,
     JSON,
     LABEL,
@@ -170,8 +171,8 @@ def test_recipe_adds_the_predicted_class_to_a_csv(
 
     with (tmp_path / "predicted.csv").open(newline="") as file:
         predicted = [(int(row["row"]), row["predicted"]) for row in csv.DictReader(file)]
-    labels = [LABEL, OTHER_LABEL]
-    assert predicted == [(row, labels[row % 2]) for row in range(rows)]
+    names = [CLASSES[int(label)] for label in (LABEL, OTHER_LABEL)]
+    assert predicted == [(row, names[row % 2]) for row in range(rows)]
 
 
 def add_digits(sample: dict[str, float | None], row: int) -> list[float | None]:

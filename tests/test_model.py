@@ -289,7 +289,7 @@ def test_missing_digest_is_named(tmp_path: Path) -> None:
     assert load_error(path) == f"{path}.sha256 is missing or unreadable. {model.CURE}"
 
 
-@pytest.mark.parametrize("position", [0, 5, 4_000, 9_999, -1])
+@pytest.mark.parametrize("position", [0, 5, 1_000, -5, -1])
 def test_corrupted_file_is_not_decompressed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int
 ) -> None:

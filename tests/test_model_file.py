@@ -19,6 +19,7 @@ import pytest
 import xgboost
 
 import model
+import run
 from tests.service import ROOT, WITHOUT_SCIKIT_LEARN
 from tests.test_model import load_error, write
 
@@ -145,9 +146,13 @@ def test_model_that_was_published_for_another_schema_is_rejected(
         ("", "is missing or unreadable"),
         ("[]", "is missing or unreadable"),
         ('{"model": {}}', "is missing or unreadable"),
-        ('{"model": {"sha256": "0"}}', f"describes a different model than {model.PATH.name}"),
+        ('{"model": {"sha256": "0"}}', "is missing or unreadable"),
+        (
+            '{"model": {"sha256": "0", "schema": "0"}}',
+            f"describes a different model than {model.PATH.name}",
+        ),
     ],
-    ids=["missing", "empty", "array", "no digest", "another digest"],
+    ids=["missing", "empty", "array", "no digest", "no digest of the schema", "another digest"],
 )
 def test_model_info_of_another_model_is_rejected(
     tmp_path: Path, text: str | None, problem: str
@@ -156,7 +161,7 @@ def test_model_info_of_another_model_is_rejected(
     if text is not None:
         path.write_text(text, "utf-8")
     with pytest.raises(model.ModelError) as error:
-        model.check_info(path)
+        run.check_model_info(path)
     assert str(error.value) == f"{path} {problem}. {model.CURE}"
 
 
@@ -186,6 +191,10 @@ STARTUP: dict[str, tuple[Callable[[Path], object], str]] = {
         f"was published for the classes {json.dumps(model.CLASSES)}, but schema.py has "
         f"{REVERSED_CLASSES}",
     ),
+    "other value in schema.py": (
+        lambda copy: append(copy / "schema.py", 'TITLE = "Another title"\n'),
+        "schema.py has changed since the model was published",
+    ),
     "Git LFS pointer": (
         lambda copy: write_compressed(copy / "model" / model.PATH.name, b"version"),
         "must be a gzipped pickle of an XGBClassifier (BadGzipFile: Not a gzipped file (b've'))",
@@ -207,7 +216,7 @@ def copy(tmp_path: Path) -> Path:
     for path in ROOT.glob("model/*.pgz*"):
         shutil.copy(path, tmp_path / "model")
     (tmp_path / "static").mkdir()
-    shutil.copy(model.INFO, tmp_path / "static")
+    shutil.copy(ROOT / "static" / "model-info.json", tmp_path / "static")
     return tmp_path
 
 
@@ -230,7 +239,10 @@ def test_service_does_not_start_and_prints_one_line(
     change(copy)
     ended = start(copy, "run.py")
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == f"{copy / 'model' / model.PATH.name} {problem}. {model.CURE}\n"
+    assert ended.stderr in (
+        f"{copy / 'model' / model.PATH.name} {problem}. {model.CURE}\n",
+        f"{problem}. {model.CURE}\n",
+    )
 
 
 def test_gunicorn_does_not_start_and_prints_one_line(copy: Path) -> None:

@@ -502,12 +502,14 @@ def test_invalid_setting_fails_at_startup_with_one_line(
 
 def test_rejected_large_requests_are_logged_with_their_number() -> None:
     with Service(WEB_CONCURRENCY="1") as service:
-        stalled = [service.connect() for _ in range(8)]
+        reader = run.body_reader
+        count = int(reader.budget / (reader.size_per_body * LIMIT))
+        stalled = [service.connect() for _ in range(count)]
         for client in stalled:
             client.sendall(LONG % LIMIT + BODY)
         time.sleep(0.5)
         for _ in range(5):
-            status, headers, _ = service.request("POST", "/predict", BODY.ljust(2**15))
+            status, headers, _ = service.request("POST", "/predict", BODY.ljust(LIMIT))
             assert (status, headers["Retry-After"]) == (503, "1")
         for client in stalled:
             client.close()

@@ -607,7 +607,7 @@ def test_columns_in_another_order_are_rejected(
     # A model that was trained on SAMPLES[:, order] has the same trees, with other indices.
     reordered = [(order.index(feature), threshold) for feature, threshold in splits]
     with pytest.raises(SystemExit, match="columns in another order or in other units"):
-        publish.check_ranges(reordered, "model.json", SAMPLES)
+        publish.check_ranges(reordered, "model.json", SAMPLES, has_names=False)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -620,7 +620,7 @@ def test_csv_of_24_rows_is_enough_for_columns_in_order(
             for index in range(3)
         ]
     )
-    publish.check_ranges(splits, "model.json", SAMPLES[rows])
+    publish.check_ranges(splits, "model.json", SAMPLES[rows], has_names=False)
 
 
 @pytest.mark.parametrize(
@@ -631,11 +631,12 @@ def test_columns_of_other_ranges_are_rejected_with_the_cure(
 ) -> None:
     path = save(fit(columns=columns), tmp_path / "model.json")
     assert re.fullmatch(
-        rf"{path} has no feature names, and \d+ of its \d+ thresholds lie outside the range of "
-        r"their column in model/iris.csv: it was probably trained on columns in another order or "
-        rf"in other units than {re.escape(str(publish.NAMES))}. If you are sure that it was not, "
-        r"set feature_names of classifier.get_booster\(\) to this list, save the classifier and "
-        "publish it again.",
+        rf"\d+ of the \d+ thresholds of {path} lie outside the range of their column in "
+        "model/iris.csv, and it has no feature names: it was probably trained on columns in "
+        rf"another order or in other units than {re.escape(str(publish.NAMES))}. Put the fields of "
+        "schema.py into the order of its columns, which changes nothing for clients. If you are "
+        r"sure that the order and the units are right, set feature_names of "
+        r"classifier.get_booster\(\) to this list, save the classifier and publish it again.",
         reject(path),
     )
     classifier = XGBClassifier()
@@ -644,12 +645,23 @@ def test_columns_of_other_ranges_are_rejected_with_the_cure(
     publish_file(save(classifier, path))
 
 
+def test_named_columns_of_other_ranges_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their order is right, but the model may have been trained in millimeters."""
+    publish.check_ranges([(0, 51.0), (3, 0.8)], "model.json", SAMPLES, has_names=True)
+    assert capsys.readouterr().out == (
+        "Warning: 1 of the 2 thresholds of model.json lie outside the range of their column in "
+        "model/iris.csv. Was it trained in other units, or on scaled values?\n"
+    )
+
+
 # ---- What is written and printed -----------------------------------------------------------
 
 EARLY = "Early stopping: the first {} of {} rounds of trees are served.\n"
 ONLY_NAN = (
-    "Only NaN counts as missing now: neither XGBoost's own formats nor a Booster store the "
-    "missing value that the classifier was trained with.\n"
+    "Only NaN counts as missing. If the classifier was trained with another missing value, publish "
+    "its pickle: a Booster, .json and .ubj do not store it.\n"
 )
 
 
@@ -672,8 +684,8 @@ def test_renamed_classes_are_a_warning(
     classifier = XGBClassifier(**SMALL).fit(SAMPLES, (CLASSES + 1) % 3)
     publish_file(save(classifier, tmp_path / "model.pkl"))
     assert (
-        "Warning: with CLASSES = ['virginica', 'setosa', 'versicolor'], more predictions would be "
-        "right. Check schema.py.\n"
+        "Warning: with CLASSES = ('virginica', 'setosa', 'versicolor') in schema.py, more "
+        "predictions would be right. If the model has the classes in this order, publish it again."
     ) in capsys.readouterr().out
 
 
@@ -807,7 +819,7 @@ def test_pickle_of_another_version_is_rejected(repository: Path, tmp_path: Path)
 def test_command_without_a_file_says_how_to_call_it(repository: Path) -> None:
     with pytest.raises(SystemExit) as exited:
         publish.main()
-    assert exited.value.code == "Expected one argument: python model/publish.py FILE"
+    assert exited.value.code == "Expected one argument, the model: python model/publish.py FILE"
 
 
 def edit_and_train(folder: Path, *edits: tuple[str, str]) -> None:
