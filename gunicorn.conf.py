@@ -28,14 +28,14 @@ preload_app = True  # workers share the app's memory, and a model that fails to 
 # gunicorn's control socket is a file, which a read-only disk does not allow, and all services of
 # one user would share its path.
 control_socket_disable = True
-# The file through which a worker shows that it is alive: on a slow disk the sign could be late, and
-# on a read-only disk the file could not exist.
+# The file that carries a worker's heartbeat: on a slow disk a heartbeat could be late, and on a
+# read-only disk the file could not exist.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # Seconds that an idle connection stays open: longer than a load balancer keeps it, which could
 # otherwise send a request just as the connection is closed. AWS uses 60, nginx 60 and Heroku 90.
 keepalive = 95
-# Seconds in which a stopping worker finishes its requests. After SIGHUP, the arbiter waits just as
-# long before it handles SIGTERM: 2 + 2, plus 1 for the rest, are the README's 5 seconds.
+# Seconds in which a stopping worker finishes its requests. The README promises an exit within 5
+# seconds of SIGTERM: 2 for this, 2 more if a reload (SIGHUP) is finishing, and 1 for the rest.
 graceful_timeout = 2
 # Each connection needs a file descriptor, and a worker about 11 more; 32 leave a margin.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
@@ -45,14 +45,15 @@ worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 3
 limit_request_field_size = 2**16
 limit_request_line = 0
 limit_request_fields = 2**8
-# Nothing here depends on the scheme or on SCRIPT_NAME. gunicorn would reject scheme headers of a
-# proxy that contradict each other, and obey a SCRIPT_NAME that a client sent through a proxy.
+# Nothing here depends on the scheme, and only URLs in messages on SCRIPT_NAME. gunicorn would
+# reject scheme headers of a proxy that contradict each other, and obey a SCRIPT_NAME that a client
+# sent through a proxy.
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
 # Once enabled with --access-logfile: client, time, request, status, bytes, seconds, request ID.
 access_log_format = '%(h)s %(t)s "%(r)s" %(s)s %(B)s %(L)s %({x-request-id}i)s'
 
-PAUSED = 5  # seconds without a check for hung workers, which the arbiter does about once a second
+PAUSE = 5  # seconds between two checks for hung workers that reveal a pause; normally about one
 
 
 def on_starting(arbiter: Any) -> None:
@@ -60,7 +61,7 @@ def on_starting(arbiter: Any) -> None:
     if arbiter.cfg.workers < 1:
         raise SystemExit("WEB_CONCURRENCY or --workers must be 1 or more.")
     if arbiter.cfg.is_ssl or "h2" in arbiter.cfg.http_protocols:
-        raise SystemExit("TLS and HTTP/2 need a proxy: remove --certfile and --http-protocols.")
+        raise SystemExit("Leave TLS and HTTP/2 to a proxy: remove --certfile and --http-protocols.")
 
 
 def when_ready(arbiter: Any) -> None:
@@ -78,8 +79,8 @@ def when_ready(arbiter: Any) -> None:
 def survive_pauses(arbiter: Any) -> None:
     """Keep the arbiter from killing workers after all processes were paused.
 
-    After `docker pause` or a suspended virtual machine, the workers' last signs of life are older
-    than `timeout`. A long gap between the arbiter's own checks reveals this. Renewing the signs
+    After `docker pause` or a suspended virtual machine, the workers' last heartbeats are older than
+    `timeout`. A long gap between the arbiter's own checks reveals this. Renewing the heartbeats
     gives the workers time to send new ones.
     """
     kill_hung_workers = arbiter.murder_workers
@@ -88,7 +89,7 @@ def survive_pauses(arbiter: Any) -> None:
     def kill_hung_workers_unless_paused() -> None:
         nonlocal last_check
         now = time.monotonic()
-        if now > last_check + PAUSED:
+        if now > last_check + PAUSE:
             for worker in arbiter.WORKERS.values():
                 worker.tmp.notify()
         last_check = now

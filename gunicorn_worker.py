@@ -25,15 +25,15 @@ from gunicorn.http.errors import LimitRequestHeaders, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
 HEAD_TIMEOUT = 10  # seconds until a new connection sends something, then for a request's headers
-READ_TIMEOUT = 60  # seconds for a request's body; a larger body limit needs more, also to send
+READ_TIMEOUT = 60  # seconds for a request's body; raise both along with the body limit
 SEND_TIMEOUT = 60  # seconds for a response, from its first byte
 STALL_TIMEOUT = 10  # seconds without progress in a body or response
-STOP_DELAY = 0.5  # seconds until a stopping worker closes idle ones: requests may be on their way
+STOP_DELAY = 0.5  # seconds until a stopping worker closes idle clients, which may just be sending
 SWEEP = 0.1  # seconds between two checks of the deadlines
 LOG_INTERVAL = 10  # seconds between two warnings of the same kind
 YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would skip those waiting for I/O
 MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forward no more
-HEAD_RATE = 2**22  # bytes of headers per second of pause before each further part of them
+HEAD_RATE = 2**22  # received bytes of headers per second of pause before they are read further
 MAX_UNREAD = 2**22  # bytes of a body that the app did not read, up to which a connection is kept
 READ_SIZE = 2**16  # bytes of a body per recv
 SEND_BUFFER = 2**15  # bytes, doubled by Linux: how much of a response the kernel buffers
@@ -83,11 +83,14 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                     self.pool.spawn(self.serve, *listener.accept())  # waits for a free slot
             except TimeoutError:  # no new connection
                 continue
-            except BlockingIOError:  # stopping, and the backlog is empty: close would reset it
+            except (
+                BlockingIOError
+            ):  # stopping, and the backlog has been served: close would reset it
                 break
             except OSError:  # no free file descriptor
                 sleep(SWEEP)
-            sleep(YIELD)
+            if self.alive:  # otherwise clients that connect again would refill the backlog
+                sleep(YIELD)
         listener.close()
 
     def serve(self, accepted: Any, address: Any) -> None:
@@ -107,12 +110,14 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         finally:
             self.clients.remove(client)
 
-    def handle_request(self, name: Any, request: Any, client: "Client", address: Any) -> None:
+    def handle_request(
+        self, listener_name: Any, request: Any, client: "Client", address: Any
+    ) -> None:
         """Serve a request, then read the rest of its body, which precedes the next request."""
         client.begin(BODY, READ_TIMEOUT)
         client.deadline = math.inf  # until the app reads or responds
         request.body.reader.limit_trailer_section = MAX_HEAD
-        super().handle_request(name, request, client, address)
+        super().handle_request(listener_name, request, client, address)
         client.begin(DRAIN, READ_TIMEOUT)
         unread = MAX_UNREAD
         try:
@@ -126,7 +131,10 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         sleep(YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:
-        """End clients whose deadline has passed, or also those without a request; log the drops."""
+        """End clients whose deadline has passed and, if `idle_too`, those without a request.
+
+        Also log the drops.
+        """
         self.notify()
         now = monotonic()
         for client in self.clients:
@@ -145,7 +153,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def log_dropped(self) -> None:
         dropped, self.dropped = self.dropped, Counter()
         for reason, count in dropped.items():
-            self.log.warning("Closed %d connections: %s", count, reason)
+            self.log.warning("Connections closed: %d (%s)", count, reason)
 
     def evict(self) -> None:
         """End the client with the nearest deadline, preferably one without a request in flight."""
@@ -219,8 +227,8 @@ class Client(socket.socket):  # type: ignore[misc]
     def end(self) -> None:
         """Make a pending recv or send return, after which the connection is closed.
 
-        A request that has just arrived on an idle connection is still served. In any other phase
-        the connection is reset: the kernel would keep an unread response for minutes. gevent's own
+        A request that has just arrived on an idle connection is still served. A connection in
+        flight is reset: the kernel would keep an unread response for minutes. gevent's own
         shutdown would abort a pending recv, and lose what has arrived.
         """
         self.ended = True

@@ -82,7 +82,8 @@ def tabulate(
     edges = find_edges(booster)
     shape = [len(edge) + 1 for edge in edges.values()]
 
-    # Cells are numbered as NumPy numbers the elements of an array of this shape.
+    # One sample per cell. Each feature's lower bounds vary along an axis of their own; the axes of
+    # length 1 that follow make NumPy repeat them. The cell that begins at infinity is that of NaN.
     cells = np.zeros((*shape, N_FEATURES), np.float32)
     for axis, (feature, edge) in enumerate(edges.items()):
         lower_bounds = np.insert(edge, 0, np.finfo(np.float32).min)
@@ -114,10 +115,11 @@ def fits_table(booster: xgboost.Booster, max_values: int = MAX_VALUES) -> bool:
 
 
 def find_edges(booster: xgboost.Booster) -> dict[int, NDArray[np.float32]]:
-    """Return where the cells of each feature begin, by feature that a tree splits on.
+    """Return, for each feature that a tree splits on, the values at which its cells begin.
 
-    These edges are its thresholds, ascending, because a tree goes left if value < threshold. An
-    optional feature also has infinity: NaN sorts behind it, into a cell of its own.
+    These edges are its thresholds, ascending. A tree goes left if value < threshold, so a cell
+    includes the threshold at which it begins. An optional feature also has infinity as an edge: NaN
+    sorts after it, into a cell of its own.
     """
     splits, _ = read_splits(booster)
     edges: dict[int, set[float]] = {}
@@ -142,8 +144,8 @@ def read_splits(booster: xgboost.Booster) -> tuple[list[tuple[int, float]], int]
 def predict_proba(booster: xgboost.Booster, samples: Array) -> NDArray[np.float32]:
     """Return the probabilities of samples, shape (n_samples, n_classes).
 
-    They equal XGBClassifier.predict_proba's bit for bit, also for two classes, for which a booster
-    by itself returns the probability of the second one.
+    They equal XGBClassifier.predict_proba's bit for bit, even for two classes, for which a booster
+    by itself returns only the probability of the second one.
     """
     if len(samples) == 0:  # XGBoost rejects an empty array
         return np.empty((0, len(CLASSES)), np.float32)
@@ -243,7 +245,7 @@ def check_version(path: Path, pickled: bytes) -> None:
 
 
 class Unpickler(pickle.Unpickler):
-    """An unpickler of ALLOWED_GLOBALS only: any other could be a function for a pickle to call."""
+    """An unpickler of ALLOWED_GLOBALS only: any other could be a function that it calls."""
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in ALLOWED_GLOBALS:

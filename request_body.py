@@ -12,8 +12,8 @@ from typing import IO, NoReturn
 from flask import Response, abort, after_this_request, current_app, request
 from werkzeug.exceptions import ServiceUnavailable
 
-# Limits in bytes on a body and its response. Requests within the SMALL limits are exempt from the
-# budget. If a schema's responses could exceed MAX_RESPONSE, its body limit is lowered instead.
+# Limits in bytes on a body and its response. Small requests are exempt from the memory budget (see
+# BodyReader). If a schema's longest response would exceed a limit, its body limit is lowered.
 MAX_LENGTH, MAX_RESPONSE = 2**21, 3 * 2**20
 SMALL, SMALL_RESPONSE = 2**14, 3 * 2**13
 LARGE_REQUESTS = 8  # the budget, in requests of the maximum size
@@ -29,11 +29,11 @@ class BodyReader:
     """Reads bodies of up to `limit` bytes; all but small requests share a budget.
 
     A larger request reserves its size from the time its body is read until its response has been
-    sent. Its size is the longer of the body and the longest possible response, which is
-    `response_per_body` times as long: first the one and then the other stays in memory while the
-    server waits for a slow client. Without a budget, stalled clients would fill the memory. The
-    budget grows with a limit that is set above MAX_RESPONSE. Raises SystemExit for a limit whose
-    longest response would not fit in it.
+    sent. Its size is that of the body or of the longest possible response (`response_per_body`
+    times the body), whichever is larger: the body stays in memory while a slow client sends it, and
+    then the response while the client reads it. Without a budget, stalled clients would fill the
+    memory. The budget grows with a limit above MAX_RESPONSE. Raises SystemExit for a limit whose
+    longest response would not fit in the budget.
     """
 
     def __init__(self, limit: int, response_per_body: float) -> None:

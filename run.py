@@ -52,7 +52,7 @@ app.config.from_mapping(
 settings.check_server(app.logger)
 settings.check_names(app.config)
 app.config.from_prefixed_env()  # FLASK_MAX_CONTENT_LENGTH, FLASK_CORS_ORIGINS and so on
-app.debug = get_debug_flag()  # the line above takes FLASK_DEBUG=no for true
+app.debug = get_debug_flag()  # the line above treats FLASK_DEBUG=no as true
 settings.check_values(app.config)
 body_reader = request_body.BodyReader(app.config["MAX_CONTENT_LENGTH"], RESPONSE_PER_BODY)
 CORS(app, origins=settings.allowed_origins(app.config), vary_header=False)
@@ -60,7 +60,7 @@ CORS(app, origins=settings.allowed_origins(app.config), vary_header=False)
 
 @app.after_request
 def vary_by_origin(response: Response) -> Response:
-    """Tell caches that responses differ by origin; Flask-Cors would tell only allowed origins."""
+    """Tell caches that responses differ by origin, also those to origins that are not allowed."""
     response.headers.add("Vary", "Origin")
     return response
 
@@ -75,7 +75,7 @@ def hello() -> str:
 def predict() -> Response:
     samples = read_samples()
     if isinstance(samples, Sample):
-        # Python callers use model.predict as well, so they get the same class as clients.
+        # Not predict_classes: Python callers use model.predict, and both get the same class.
         return json_response(LABELS[model.predict(astuple(samples))])
     return json_response(json_array(LABELS[model.predict_classes(to_array(samples))]))
 
@@ -143,7 +143,7 @@ def not_found(error: NotFound) -> Response:
     if request.method == "OPTIONS":
         # A browser's preflight: the page can read the 404 that follows only if it succeeds.
         return Response(status=204)
-    error.description = f"No such path. {documentation()}"
+    error.description = f"No such path. {where_to_look()}"
     return problem(error)
 
 
@@ -151,11 +151,11 @@ def not_found(error: NotFound) -> Response:
 def method_not_allowed(error: MethodNotAllowed) -> Response:
     """Also name the allowed methods in the body, which is all that a browser shows."""
     allowed = ", ".join(sorted(error.valid_methods or ()))
-    error.description = f"{request.path} allows {allowed}, not {request.method}. {documentation()}"
+    error.description = f"{request.path} allows {allowed}, not {request.method}. {where_to_look()}"
     return problem(error)
 
 
-def documentation() -> str:
+def where_to_look() -> str:
     page = url_for("static", filename="index.html")
     description = url_for("static", filename="openapi.json")
     return f"See the demo page at {page} or the OpenAPI description at {description}."

@@ -9,14 +9,14 @@ from typing import Annotated
 import msgspec
 
 TITLE = "Iris prediction service"
-DESCRIPTION = "Four measurements of an iris in, its species out."
+DESCRIPTION = "Predicts the species of an iris from four measurements."
 
 DATA = "model/iris.csv"  # a header line, then one sample per line
 CLASS = "species"  # the column of DATA that contains the class
 # The values in that column. The position of a name here is its label in the API: 0, 1 or 2.
 CLASSES = ("setosa", "versicolor", "virginica")
-# Two rows of DATA, counted from 0, of different classes: the examples throughout the documentation.
-# If None, these are the medians of the two largest classes.
+# Two rows of DATA, counted from 0 after the header, of different classes: the examples throughout
+# the documentation. If None, these are the medians of the two largest classes.
 EXAMPLES = (149, 0)
 # Whether the demo page and the documentation may show rows of DATA to anyone who can reach the
 # service.

@@ -55,7 +55,7 @@ def page_url(host: str, port: int) -> str:
 
 
 def check_server(logger: Logger) -> None:
-    """Warn if gunicorn serves the app without gunicorn.conf.py, which imports gunicorn_worker.
+    """Warn if gunicorn serves the app without gunicorn.conf.py, known by its import of our worker.
 
     This happens if it is started in another folder: `gunicorn --chdir FOLDER run:app` looks for the
     file before it changes to FOLDER.
@@ -63,17 +63,18 @@ def check_server(logger: Logger) -> None:
     if "gunicorn.arbiter" in sys.modules and "gunicorn_worker" not in sys.modules:
         path = Path(__file__).with_name("gunicorn.conf.py")
         logger.warning(
-            "gunicorn runs without this service's settings, so one slow client can block it. "
+            "gunicorn is running without this service's settings, so one slow client can block it. "
             "Start it with: gunicorn -c %s run:app",
             path,
         )
 
 
 def check_names(config: dict[str, Any]) -> None:
-    """Reject an environment variable whose name is a misspelled key of Flask's config.
+    """Reject a variable that looks like a misspelled FLASK_CORS_ or FLASK_MAX_CONTENT_LENGTH one.
 
-    Flask would ignore it, and FLASK_CORS_ORIGIN would allow every origin. `config` holds the
-    defaults. Other unknown names pass: `flask run`, for example, reads FLASK_APP.
+    Flask would ignore it, and with FLASK_CORS_ORIGIN for FLASK_CORS_ORIGINS, every origin would
+    stay allowed. `config` holds the defaults. Other unknown names pass: `flask run`, for example,
+    reads FLASK_APP.
     """
     for name in os.environ:
         if not name.upper().startswith("FLASK_"):
@@ -93,7 +94,7 @@ def check_values(config: dict[str, Any]) -> None:
     """Reject invalid values of MAX_CONTENT_LENGTH and CORS_SUPPORTS_CREDENTIALS."""
     length = config["MAX_CONTENT_LENGTH"]
     if type(length) is not int or length < 1:
-        raise SystemExit(f"FLASK_MAX_CONTENT_LENGTH must be a number of bytes, not {length!r}.")
+        raise SystemExit(f"FLASK_MAX_CONTENT_LENGTH must be 1 or more bytes, not {length!r}.")
     credentials = config.get("CORS_SUPPORTS_CREDENTIALS", False)
     if not isinstance(credentials, bool):
         raise SystemExit(
@@ -118,7 +119,7 @@ def allowed_origins(config: dict[str, Any]) -> list[str | re.Pattern[str]]:
 def origin_pattern(origin: Any) -> str | re.Pattern[str]:
     """Return a pattern that matches this origin only, or `*` as it is.
 
-    Flask-Cors would take text with brackets, which an IPv6 address has, for a regular expression.
+    Flask-Cors would treat text with brackets, which an IPv6 address has, as a regular expression.
     `https://*.example.com` is rejected: as a regular expression it would allow
     `https://xexample.com`. `null` is rejected because any site can make a page with this origin.
     """

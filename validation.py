@@ -71,11 +71,11 @@ def read_field(info: msgspec.inspect.Field, hint: Any) -> Field:
         description = (kind.extra_json_schema or {}).get("description", "")
         kind = kind.type
     if not isinstance(kind, msgspec.inspect.FloatType):
-        raise SystemExit(f"schema.py: {info.name} must be a float, or float | None.")
+        raise SystemExit(f"schema.py: {info.name} must be float or float | None.")
     if kind.ge is None or kind.le is None or kind.multiple_of not in (None, 1):
         raise SystemExit(
-            f"schema.py: {info.name} must have both limits, as in msgspec.Meta(ge=0, le=100); "
-            "multiple_of=1 makes it a whole number."
+            f"schema.py: {info.name} must have both limits, as in msgspec.Meta(ge=0, le=100), and "
+            "no multiple_of other than 1, for whole numbers."
         )
     if not -FLOAT32_MAX <= kind.ge < kind.le <= FLOAT32_MAX:
         raise SystemExit(
@@ -93,7 +93,7 @@ def read_field(info: msgspec.inspect.Field, hint: Any) -> Field:
 
 
 def length_without_values(names: Iterable[str]) -> int:
-    """Return the bytes of an object in compact JSON, but for its values, and of the next comma."""
+    """Return the length in bytes of an object in compact JSON without values, plus a comma."""
     names = list(names)
     return len(msgspec.json.encode(dict.fromkeys(names, 0))) - len(names) + len(",")
 
@@ -190,14 +190,14 @@ def iter_sample_errors(sample: msgspec.Raw, pointer: str) -> Iterator[dict[str, 
         yield {"pointer": pointer, "detail": f"expected an object, got {quote(sample)}"}
         return
     for field in FIELDS:
-        received = f"but the field is missing{unknown_fields_clause(values)}"
-        if field.name in values:
-            value = values[field.name]
+        if field.name not in values:
+            received = f"but the field is missing{unknown_fields_clause(values)}"
+        else:
             try:
-                field.decode(value)
+                field.decode(values[field.name])
                 continue
             except msgspec.ValidationError:
-                received = f"got {quote(value)}"
+                received = f"got {quote(values[field.name])}"
         detail = f"expected {field.expectation()}, {received}"
         yield {"pointer": f"{pointer}/{escape(field.name)}", "detail": detail}
 

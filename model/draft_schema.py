@@ -22,7 +22,10 @@ def main() -> None:
         raise SystemExit("Expected two arguments: python model/draft_schema.py CSV CLASS_COLUMN")
     text = draft(Path(sys.argv[1]), sys.argv[2])
     (ROOT / "schema.py").write_text(text, "utf-8")
-    print("Wrote schema.py. Check its limits, add units, then run: python model/train.py")
+    print(
+        "Wrote schema.py. Check its limits, the order of its classes and PUBLISH_DATA, add units, "
+        "remove fields that are not features, then run: python model/train.py"
+    )
 
 
 def draft(path: Path, class_column: str) -> str:
@@ -36,7 +39,7 @@ def draft(path: Path, class_column: str) -> str:
     classes = sort_classes(columns.pop(class_column))
     if "" in classes:
         raise SystemExit(
-            f"{path}: column '{class_column}' must not have empty cells. Remove their lines."
+            f"{path}: column '{class_column}' must not have empty cells. Remove those lines."
         )
     if len(classes) < 2:
         raise SystemExit(f"{path}: column '{class_column}' must have two or more classes.")
@@ -218,7 +221,7 @@ from typing import Annotated
 import msgspec
 
 TITLE = {title}
-DESCRIPTION = "A sample in, its class out."
+DESCRIPTION = "Predicts the class of a sample."
 
 # A header line, then one sample per line.
 DATA = {data}
@@ -226,8 +229,8 @@ DATA = {data}
 CLASS = {class_column}
 # The values in that column. The position of a name here is its label in the API: 0, 1 and so on.
 CLASSES = {classes}
-# Two rows of DATA, counted from 0, of different classes: the examples throughout the documentation.
-# If None, these are the medians of the two largest classes.
+# Two rows of DATA, counted from 0 after the header, of different classes: the examples throughout
+# the documentation. If None, these are the medians of the two largest classes.
 EXAMPLES = None
 # Whether the demo page and the documentation may show rows of DATA to anyone who can reach the
 # service. If so, EXAMPLES may be rows.

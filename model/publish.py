@@ -29,6 +29,7 @@ from types import ModuleType
 from typing import Any
 
 import joblib
+import msgspec
 import numpy as np
 import xgboost
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ OBJECTIVES = ("multi:softprob", "binary:logistic")  # those whose predictions ar
 # The largest share of a model's split thresholds that may lie outside their column's range in DATA.
 # With the columns in the right order, at most 5% do; in iris's 23 other orders, 7 to 81%.
 MAX_SHARE_OUTSIDE = 0.06
-N_CHECKED = 10_000  # random samples for which predictions are compared, at least
+N_CHECKED = 10_000  # predictions compared: random samples, at least, and DATA's own, at most
 
 
 def main() -> None:
@@ -159,13 +160,13 @@ def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     for index, name in enumerate(CLASSES):
         if classes.count(index) < 2:
             raise SystemExit(
-                f"{schema.DATA} must have two samples or more of each class, "
+                f"{schema.DATA} must have at least two samples of each class, "
                 f"not {classes.count(index)} of '{name}'."
             )
     array = np.array(samples)
     for name, is_empty in zip(NAMES, np.isnan(array).all(axis=0), strict=True):
         if is_empty:
-            raise SystemExit(f"{schema.DATA}: column '{name}' must have a value in some line.")
+            raise SystemExit(f"{schema.DATA}: column '{name}' must have at least one value.")
     return array, np.array(classes)
 
 
@@ -191,7 +192,7 @@ def find_columns(header: list[str]) -> list[int]:
         count = normalized.count(normalize(name))
         if count != 1:
             raise SystemExit(
-                f"{schema.DATA} must have the column '{name}' once, not {count} times. "
+                f"{schema.DATA} must have exactly one column '{name}', not {count}. "
                 f"Its columns are {header}."
             )
     return [normalized.index(normalize(name)) for name in expected]
@@ -228,7 +229,7 @@ def choose_examples(samples: Array, classes: Array) -> Array:
         raise SystemExit("schema.py: EXAMPLES must be None, because PUBLISH_DATA is False.")
     if len(schema.EXAMPLES) != 2 or not set(schema.EXAMPLES) <= set(range(len(samples))):
         raise SystemExit(
-            f"schema.py: EXAMPLES must be two rows from 0 to {len(samples) - 1}, "
+            f"schema.py: EXAMPLES must be two row numbers from 0 to {len(samples) - 1}, "
             f"not {schema.EXAMPLES}."
         )
     first, second = schema.EXAMPLES
@@ -284,8 +285,8 @@ def read_classifier(path: Path) -> Any:
             loaded = joblib.load(io.BytesIO(content))
     except Exception as error:
         raise SystemExit(
-            f"{path} cannot be loaded ({summarize(error)}): it is damaged, of another format or "
-            f"kind, or needs a module that is not installed. {SAVE_AGAIN}"
+            f"{path} cannot be loaded ({summarize(error)}): it is damaged, in an unsupported "
+            f"format, or needs a module that is not installed. {SAVE_AGAIN}"
         ) from error
     for warning in caught:
         if "older version of XGBoost" in str(warning.message):  # or a newer one
@@ -404,7 +405,7 @@ def cut_to_best_iteration(classifier: XGBClassifier, source: str) -> xgboost.Boo
     n_served = int(best_iteration) + 1
     if n_served == n_rounds:
         return booster
-    print(f"Early stopping: the first {n_served} of {n_rounds} rounds of trees are served.")
+    print(f"Early stopping: only the first {n_served} of {n_rounds} boosting rounds are served.")
     return booster[:n_served]
 
 
@@ -416,7 +417,7 @@ def predict_proba(classifier: XGBClassifier, source: str, samples: Array) -> Arr
             raise ValueError(f"its probabilities have the shape {probabilities.shape}")
     except Exception as error:
         raise SystemExit(
-            f"{source} cannot predict by itself ({summarize(error)}). Train an XGBClassifier, and "
+            f"{source} fails to predict ({summarize(error)}). Train an XGBClassifier, and "
             "save it as fit() leaves it."
         ) from error
     return probabilities
@@ -444,11 +445,11 @@ def check_ranges(
         print(f"Warning: {problem}. Was it trained in other units, or on scaled values?")
         return
     raise SystemExit(
-        f"{problem}, and it has no feature names: it was probably trained on columns in another "
-        f"order or in other units than {NAMES}. Put the fields of schema.py into the order of its "
-        "columns, which changes nothing for clients. If you are sure that the order and the units "
-        "are right, set feature_names of classifier.get_booster() to this list, save the "
-        "classifier and publish it again."
+        f"{problem}, and it has no feature names, so it was probably trained on columns in another "
+        f"order or in other units than {NAMES}. Reorder the fields of schema.py to match its "
+        "columns; clients are not affected. If the order and the units are right, set "
+        f"classifier.get_booster().feature_names = {NAMES}, save the classifier and publish it "
+        "again."
     )
 
 
@@ -592,7 +593,8 @@ def post(app: Any, samples: Array) -> Array:
     probabilities: list[dict[str, float]] = []
     for start in range(0, len(samples), batch_size):
         batch = [write_docs.to_object(sample) for sample in samples[start : start + batch_size]]
-        with client.post("/predict_proba", json=batch) as response:
+        body = msgspec.json.encode(batch)
+        with client.post("/predict_proba", data=body, headers=write_docs.JSON_HEADERS) as response:
             if response.status_code != 200:
                 raise SystemExit(f"The service rejects allowed samples: {response.text:.300}")
             probabilities += response.json["return"]
@@ -605,7 +607,7 @@ def post(app: Any, samples: Array) -> Array:
 
 def describe_accuracy(classes: Array, predicted: Array) -> str:
     accuracy = (classes == predicted).mean()
-    return f"accuracy on {schema.DATA}, which may include its training data: {accuracy:.3f}"
+    return f"accuracy on {schema.DATA}, which may include the model's training data: {accuracy:.3f}"
 
 
 def print_confusion(classes: Array, predicted: Array) -> None:

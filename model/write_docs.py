@@ -1,9 +1,9 @@
 """Generate the files that describe the API, and those that the demo page and the tests read.
 
-They are the OpenAPI description, the Postman collection, README's generated blocks, the demo page's
-data and the tests' expected predictions. model/publish.py calls `generate` with the service that it
-is about to publish, and every response shown comes from that service. The fixed text of the OpenAPI
-description is openapi_template.json beside this file.
+They are the OpenAPI description, the Postman collection, README's generated blocks, two recipes for
+a CSV, the demo page's data and the tests' expected predictions. model/publish.py calls `generate`
+with the service that it is about to publish, and every response shown comes from that service. The
+fixed text of the OpenAPI description is openapi_template.json beside this file.
 """
 
 import json
@@ -59,11 +59,11 @@ def generate(
     openapi = describe_api(service, example, other)
     data = training_data(samples, classes) if schema.PUBLISH_DATA else None
     info = model_info(service, classifier, example, samples, classes)
-    n_samples = service.body_reader.limit // LONGEST_SAMPLE
+    batch_size = service.body_reader.limit // LONGEST_SAMPLE
     null_in_python = ".astype(object).where(lambda samples: samples.notna(), None)"
     return {
-        "docs/predict_csv.py": write_recipe(PYTHON_RECIPE, null_in_python, n_samples, columns),
-        "docs/predict_csv.R": write_recipe(R_RECIPE, ', na = "null"', n_samples, columns),
+        "docs/predict_csv.py": write_recipe(PYTHON_RECIPE, null_in_python, batch_size, columns),
+        "docs/predict_csv.R": write_recipe(R_RECIPE, ', na = "null"', batch_size, columns),
         "static/example.json": to_json(example),
         "static/openapi.json": to_json(openapi, indent=2),
         "static/postman_collection.json": to_json(make_collection(openapi), indent=2),
@@ -281,8 +281,8 @@ table = pd.read_csv("%data")
 columns = %columns
 samples = table[columns].set_axis(names, axis=1)%null
 predicted = []
-for start in range(0, len(samples), %n_samples):  # this many fit in a body
-    batch = samples[start : start + %n_samples].to_dict("records")
+for start in range(0, len(samples), %batch_size):  # this many fit in a body
+    batch = samples[start : start + %batch_size].to_dict("records")
     response = requests.post(f"{url}/predict", json=batch)
     response.raise_for_status()
     predicted += [info["classes"][int(label)] for label in response.json()["return"]]
@@ -299,9 +299,9 @@ table <- read.csv("%data", check.names = FALSE)
 # In the order of the API's fields.
 columns <- c(%columns_in_r)
 samples <- setNames(table[columns], sapply(info$features, function(feature) feature$name))
-starts <- seq(1, nrow(table), by = %n_samples) # this many fit in a body
+starts <- seq(1, nrow(table), by = %batch_size) # this many fit in a body
 for (start in starts) {
-  rows <- start:min(start + %n_samples - 1, nrow(table))
+  rows <- start:min(start + %batch_size - 1, nrow(table))
   batch <- req_url_path(url, "predict") |> req_body_json(samples[rows, ]%null)
   labels <- as.integer(unlist(resp_body_json(req_perform(batch))$return))
   table[rows, "predicted"] <- unlist(info$classes)[labels + 1]
@@ -310,8 +310,8 @@ write.csv(table, "predicted.csv", row.names = FALSE)
 """)
 
 
-def write_recipe(recipe: Template, null: str, n_samples: int, columns: list[str]) -> bytes:
-    """Return a recipe for DATA that sends `n_samples` per request.
+def write_recipe(recipe: Template, null: str, batch_size: int, columns: list[str]) -> bytes:
+    """Return a recipe for DATA that sends `batch_size` samples per request.
 
     `columns` are the features' columns in DATA, and `null` converts missing values.
     """
@@ -319,7 +319,7 @@ def write_recipe(recipe: Template, null: str, n_samples: int, columns: list[str]
     in_python = json.dumps(columns, ensure_ascii=False)
     text = recipe.substitute(
         data=schema.DATA,
-        n_samples=n_samples,
+        batch_size=batch_size,
         columns=in_python,
         columns_in_r=in_python[1:-1],
         null=null if has_optional else "",
@@ -402,7 +402,7 @@ def model_info(
 
 
 def find_step(low: float, high: float) -> float:
-    """Return the step of a slider: the power of ten that makes 25 steps or more of a range."""
+    """Return a slider's step: the largest power of ten that makes 25 or more steps of a range."""
     return to_readable(10.0 ** math.floor(math.log10((high - low) / 25)))
 
 
@@ -414,7 +414,7 @@ def split_label(field_name: str, description: str) -> tuple[str, str]:
 
 
 def find_mistake(classifier: XGBClassifier, samples: Array, classes: Array) -> JsonObject | None:
-    """Return the sample of DATA that the classifier misclassifies with most confidence, if any."""
+    """Return the sample of DATA that is misclassified with the most confidence, or None."""
     probabilities = classifier.predict_proba(samples)
     predicted = probabilities.argmax(axis=1)
     confidence = np.where(predicted == classes, 0, probabilities.max(axis=1))
@@ -472,7 +472,7 @@ def update_readme(
     }.items():
         start, end = f"<!-- generated: {name} -->\n", f"\n<!-- end of {name} -->"
         if text.count(start) != 1 or text.count(end) != 1:
-            raise SystemExit(f"README.md must have the generated block '{name}' once.")
+            raise SystemExit(f"README.md must have the generated block '{name}' exactly once.")
         before, rest = text.split(start)
         after = rest.split(end)[1]
         text = f"{before}{start}{content}{end}{after}"
@@ -487,15 +487,15 @@ def usage_block(service: ModuleType, example: JsonObject) -> str:
     response = call(service, "/predict", json=example).text
     probabilities = call(service, "/predict_proba", json=example).text
     labels = [f"`{index}` for {name}" for index, name in enumerate(CLASSES)]
-    many = f"Send an array of {SAMPLE_NAME} objects to get an array of classes"
+    many = ""
     if schema.PUBLISH_DATA:
-        many += ": `-d @static/training-data.json` sends all of the data"
+        many = ' `-d "@static/training-data.json"` sends an array of all the data.'
     return "\n\n".join(
         [
             f"`static/example.json` contains one {SAMPLE_NAME}:",
             code_block("json", to_json(example).decode().rstrip()),
-            f"The response, `{response}`, is its class: {', '.join(labels[:-1])} or {labels[-1]}."
-            f" {many}. `/predict_proba` takes the same bodies and returns the probabilities:",
+            f"The response, `{response}`, is the {SAMPLE_NAME}'s class: {', '.join(labels[:-1])} "
+            f"or {labels[-1]}.{many} `/predict_proba` returns the probabilities:",
             code_block("json", probabilities),
         ]
     )
@@ -527,7 +527,7 @@ def api_block(service: ModuleType, example: JsonObject, other: JsonObject) -> st
     # The error's pointer shows the invalid object's index.
     error = call(service, "/predict", 422, json=[example] * 17 + [invalid]).text
     reader = service.body_reader
-    n_samples = reader.limit // LONGEST_SAMPLE
+    batch_size = reader.limit // LONGEST_SAMPLE
     return f"""\
 | Request | Response |
 |---|---|
@@ -542,10 +542,10 @@ Each {SAMPLE_NAME} is a JSON object with {list_fields()}; other fields are ignor
 | Status | Reason |
 |---|---|
 | 400 | the body is not JSON in UTF-8 (JSON has no `NaN`), is nested too deeply, or is incomplete |
-| 404, 405 | there is no such path, or it does not allow the method |
-| 413 | the body is longer than {format_bytes(reader.limit)} ({n_samples:,} objects always fit) |
+| 404, 405 | there is no such path, or the path does not allow the method |
+| 413 | the body is longer than {format_bytes(reader.limit)} ({batch_size:,} objects always fit) |
 | 415 | the Content-Type is not `application/json`, or there is a Content-Encoding |
-| 422 | a field is missing or invalid: `errors` lists each one, up to {MAX_ERRORS} |
+| 422 | an object or field is missing or invalid: `errors` lists each one, up to {MAX_ERRORS} |
 | 503 | too many requests over {format_bytes(reader.small)} are in progress: see `Retry-After` |
 
 {code_block("json", error)}"""

@@ -1,4 +1,4 @@
-"""The real server, in a process of its own, and clients that load it."""
+"""The real server, in a process of its own, clients that put load on it, and other tools."""
 
 import contextlib
 import http.client
@@ -25,14 +25,15 @@ NODE_MODULES = ROOT / "tests" / "node_modules"
 PATH = os.pathsep.join(
     [str(NODE_MODULES / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
 )
-# Most services in the tests start without scikit-learn, as in the image: in half the time.
+# Most services in the tests start without scikit-learn, as in the image, which takes half the time:
+# sklearn.py in this folder raises ImportError.
 WITHOUT_SCIKIT_LEARN = str(ROOT / "tests" / "image")
 
 
 def tool(name: str) -> str:
     """Return the path of a program, or of a file of a package from npm.
 
-    Without it the test is skipped, but fails where CI has to be.
+    If it is missing, the test is skipped, or fails in CI.
     """
     path = shutil.which(name, path=PATH) or str(NODE_MODULES / name)
     if not Path(path).exists():
@@ -41,7 +42,7 @@ def tool(name: str) -> str:
 
 
 def run_tool(*command: str | Path, cwd: Path = ROOT / "tests") -> str:
-    """Return what a program prints, and show it where the program fails."""
+    """Return what a program prints, and show it if the program fails."""
     command = (tool(str(command[0])), *command[1:])
     env = {**os.environ, "PATH": PATH}  # some of them call others
     completed = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
@@ -50,6 +51,7 @@ def run_tool(*command: str | Path, cwd: Path = ROOT / "tests") -> str:
 
 
 def node(program: str, *arguments: str | Path) -> str:
+    """Run a program in Node, if the npm packages that it imports are installed."""
     for package in re.findall('from "([^:]*?)"', program):
         tool(package)
     return run_tool("node", "--input-type=module", "--eval", program, *arguments)
@@ -68,11 +70,11 @@ def read_response(client: socket.socket) -> tuple[int, bytes]:
 
 
 class Service:
-    """`gunicorn run:app` or another command, on a port of its own, from `with` until its end."""
+    """`gunicorn run:app` or another command, on a port of its own, until the `with` block ends."""
 
     def __init__(self, *command: str, port: int | None = None, **env: str) -> None:
         self.port = port or free_port()
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.log = tempfile.NamedTemporaryFile("w")  # noqa: SIM115
         self.process = subprocess.Popen(
             command or (sys.executable, "-m", "gunicorn", "run:app"),
             cwd=ROOT,
@@ -95,7 +97,7 @@ class Service:
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     self.process.kill()
-                    pytest.exit(f"The service does not start:\n{self.logged()[-2000:]}", 1)
+                    pytest.exit(f"The service did not start:\n{self.logged()[-2000:]}", 1)
                 time.sleep(0.05)
 
     def __exit__(self, *error: object) -> None:
@@ -105,11 +107,10 @@ class Service:
         self.log.close()
 
     def logged(self) -> str:
-        """Return the log so far, or after the end the whole of it."""
+        """Return the log so far, or all of it once the service has exited."""
         if not self.log.closed:
-            self.log.seek(0)
-            self.read = self.log.read()
-        return self.read
+            self.text = Path(self.log.name).read_text()
+        return self.text
 
     def workers(self) -> list[int]:
         task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
@@ -151,7 +152,7 @@ class Service:
 
 
 class Load:
-    """Keep-alive clients that post a flower again and again, from `with` on until its end."""
+    """Keep-alive clients that post a sample again and again, until the `with` block ends."""
 
     def __init__(self, port: int, clients: int = 16) -> None:
         self.port = port

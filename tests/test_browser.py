@@ -215,7 +215,7 @@ def test_response_that_is_not_json_is_reported(
     browser: webdriver.Chrome, other_origin: str
 ) -> None:
     browser.get(f"{other_origin}/index.html?api={other_origin}/index.html%3f")
-    wait_for(browser, "#problem", "responded with 200, but not in JSON.")
+    wait_for(browser, "#problem", "responded with status 200, but the response is not JSON.")
 
 
 def test_page_recovers_when_the_service_is_back(

@@ -99,16 +99,16 @@ REJECTED: dict[str, tuple[str, str, str]] = {
     "empty": (TABLE, "", "parts.csv is empty: expected a header with the columns "
         "['widthCm', 'nHoles', 'weight', 'kind']."),
     "column is absent": ("Width (cm)", "Width (in)",
-        "parts.csv must have the column 'widthCm' once, not 0 times. Its columns are "
+        "parts.csv must have exactly one column 'widthCm', not 0. Its columns are "
         "['Weight', 'Width (in)', 'color', 'n_holes', 'kind']."),
     "column occurs twice": ("color", "weight",
-        "parts.csv must have the column 'weight' once, not 2 times. Its columns are "
+        "parts.csv must have exactly one column 'weight', not 2. Its columns are "
         "['Weight', 'Width (cm)', 'weight', 'n_holes', 'kind']."),
     "no column of classes": ("kind", "type",
-        "parts.csv must have the column 'kind' once, not 0 times. Its columns are "
+        "parts.csv must have exactly one column 'kind', not 0. Its columns are "
         "['Weight', 'Width (cm)', 'color', 'n_holes', 'type']."),
     "semicolons": (TABLE, TABLE.replace(",", ";"),
-        "parts.csv must have the column 'widthCm' once, not 0 times. Its columns are "
+        "parts.csv must have exactly one column 'widthCm', not 0. Its columns are "
         "['Weight;Width (cm);color;n_holes;kind']."),
     "too few cells": ("0.5,1.5", "1.5", "parts.csv, line 2: expected 5 cells, got 4."),
     "too many cells": ("0.5,1.5", "0,5,1.5", "parts.csv, line 2: expected 5 cells, got 6."),
@@ -129,13 +129,13 @@ REJECTED: dict[str, tuple[str, str, str]] = {
     "null": ("-0.5", "null", "parts.csv, line 4, column 'weight': expected a number from -1 to "
         "1 or an empty cell, got 'null'."),
     "no value": (TABLE, TABLE.replace("0.5,1.5", ",1.5").replace("-0.5", "").replace("1,9", ",9"),
-        "parts.csv: column 'weight' must have a value in some line."),
+        "parts.csv: column 'weight' must have at least one value."),
     "unknown class": ("5,nut", "5,Nut", "parts.csv, line 5, column 'kind': expected one of "
         "['bolt', 'nut'], got 'Nut'."),
     "class without samples": (TABLE, TABLE.replace("nut", "bolt"),
-        "parts.csv must have two samples or more of each class, not 0 of 'nut'."),
+        "parts.csv must have at least two samples of each class, not 0 of 'nut'."),
     "class with one sample": ("4,nut", "4,bolt",
-        "parts.csv must have two samples or more of each class, not 1 of 'nut'."),
+        "parts.csv must have at least two samples of each class, not 1 of 'nut'."),
     "not UTF-8": ("red", "\udcff", "parts.csv cannot be read as CSV in UTF-8: 'utf-8' codec can't "
         "decode byte 0xff in position 45: invalid start byte."),
 }  # fmt: skip
@@ -191,7 +191,7 @@ INVALID_SCHEMAS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "too many classes": (
         {"CLASSES": ("bolt", "nut", "gear")},
-        "parts.csv must have two samples or more of each class, not 0 of 'gear'.",
+        "parts.csv must have at least two samples of each class, not 0 of 'gear'.",
     ),
     "one field": (
         {"Sample": msgspec.defstruct("Row", [("width", WIDTH)])},
@@ -201,15 +201,15 @@ INVALID_SCHEMAS: dict[str, tuple[dict[str, Any], str]] = {
     "field and class collide": ({"CLASS": "nHoles"}, f"schema.py: 'nHoles' {MUST_DIFFER}"),
     "example outside": (
         {"EXAMPLES": (0, 4)},
-        "schema.py: EXAMPLES must be two rows from 0 to 3, not (0, 4).",
+        "schema.py: EXAMPLES must be two row numbers from 0 to 3, not (0, 4).",
     ),
     "negative example": (
         {"EXAMPLES": (-1, 0)},
-        "schema.py: EXAMPLES must be two rows from 0 to 3, not (-1, 0).",
+        "schema.py: EXAMPLES must be two row numbers from 0 to 3, not (-1, 0).",
     ),
     "one example": (
         {"EXAMPLES": (0,)},
-        "schema.py: EXAMPLES must be two rows from 0 to 3, not (0,).",
+        "schema.py: EXAMPLES must be two row numbers from 0 to 3, not (0,).",
     ),
     "examples of one class": (
         {"EXAMPLES": (2, 3)},
@@ -235,10 +235,10 @@ def test_invalid_schema_is_rejected(
 
 
 LIMITS = (
-    "schema.py: width must have both limits, as in msgspec.Meta(ge=0, le=100); multiple_of=1 makes "
-    "it a whole number."
+    "schema.py: width must have both limits, as in msgspec.Meta(ge=0, le=100), and no multiple_of "
+    "other than 1, for whole numbers."
 )
-FLOAT = "schema.py: width must be a float, or float | None."
+FLOAT = "schema.py: width must be float or float | None."
 FINITE = "schema.py: width must have ge < le, and both must be finite in float32."
 NO_DEFAULT = "schema.py: width must not have a default value."
 INVALID_FIELDS: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -490,7 +490,7 @@ NOT_DRAFTED = {
         "more than case and punctuation. Rename one."),
     "other number of cells": ("a,kind\n1,x\n1,2,y\n", ", line 3: expected 2 cells, got 3."),
     "one class": ("a,kind\n1,x\n2,x\n", ": column 'kind' must have two or more classes."),
-    "empty class": ("a,kind\n1,x\n2,\n", ": column 'kind' must not have empty cells. Remove their "
+    "empty class": ("a,kind\n1,x\n2,\n", ": column 'kind' must not have empty cells. Remove those "
         "lines."),
     "no numbers": ("a,kind\nred,x\nblue,y\n", "must have two or more numeric columns besides "
         "'kind'."),
@@ -520,7 +520,8 @@ def test_command_writes_the_draft_or_changes_no_file(tmp_path: Path) -> None:
     drafted = run_draft(folder, "model/parts.csv", "kind")
     assert (drafted.returncode, drafted.stdout) == (
         0,
-        "Wrote schema.py. Check its limits, add units, then run: python model/train.py\n",
+        "Wrote schema.py. Check its limits, the order of its classes and PUBLISH_DATA, add units, "
+        "remove fields that are not features, then run: python model/train.py\n",
     )
     assert 'DATA = "model/parts.csv"\n' in (folder / "schema.py").read_text("utf-8")
     before = contents(folder)

@@ -86,7 +86,7 @@ def test_model_trained_elsewhere_passes_the_tests(copy: Path, tmp_path: Path) ->
     classifier.get_booster().feature_names = names
     classifier.save_model(tmp_path / "my-model.json")
     printed = run(copy, sys.executable, "model/publish.py", str(tmp_path / "my-model.json"))
-    assert "Early stopping: the first" in printed
+    assert "Early stopping: only the first" in printed
     run_tests(copy)
 
 

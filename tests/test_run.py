@@ -506,11 +506,11 @@ def test_unknown_path_names_the_demo_page(client: FlaskClient, prefix: str) -> N
     [
         (
             {"FLASK_MAX_CONTENT_LENGTH": "1MB"},
-            "FLASK_MAX_CONTENT_LENGTH must be a number of bytes, not '1MB'.",
+            "FLASK_MAX_CONTENT_LENGTH must be 1 or more bytes, not '1MB'.",
         ),
         (
             {"FLASK_MAX_CONTENT_LENGTH": "0"},
-            "FLASK_MAX_CONTENT_LENGTH must be a number of bytes, not 0.",
+            "FLASK_MAX_CONTENT_LENGTH must be 1 or more bytes, not 0.",
         ),
         ({"PORT": "http"}, "PORT must be a number from 1 to 65535, not 'http'."),
         ({"PORT": "70000"}, "PORT must be a number from 1 to 65535, not '70000'."),

@@ -122,7 +122,7 @@ def test_new_connections_are_served_although_every_slot_is_taken(sent: bytes) ->
                 connection.request("GET", "/")
                 assert connection.getresponse().read() == b"hello!!"
                 connection.close()
-    assert " connections: evicted for a new connection" in service.logged()
+    assert re.search(r"Connections closed: \d+ \(evicted for a new connection\)", service.logged())
 
 
 def test_a_request_is_not_evicted_while_the_app_is_at_work() -> None:
@@ -184,7 +184,7 @@ def is_closed(client: socket.socket) -> bool:
 
 def dropped(service: Service, reason: str) -> int:
     """Return how many connections the log of a short run counts, in no more than two lines."""
-    counts = re.findall(rf"\[WARNING\] Closed (\d+) connections: {reason}\n", service.logged())
+    counts = re.findall(rf"\[WARNING\] Connections closed: (\d+) \({reason}\)\n", service.logged())
     assert len(counts) <= 2
     return sum(map(int, counts))
 
@@ -433,10 +433,13 @@ def test_a_service_without_free_file_descriptors_loses_no_request_when_it_stops(
     ("arguments", "error"),
     [
         ("--workers=0", "WEB_CONCURRENCY or --workers must be 1 or more."),
-        ("--certfile=x", "TLS and HTTP/2 need a proxy: remove --certfile and --http-protocols."),
+        (
+            "--certfile=x",
+            "Leave TLS and HTTP/2 to a proxy: remove --certfile and --http-protocols.",
+        ),
         (
             "--http-protocols=h2",
-            "TLS and HTTP/2 need a proxy: remove --certfile and --http-protocols.",
+            "Leave TLS and HTTP/2 to a proxy: remove --certfile and --http-protocols.",
         ),
     ],
 )

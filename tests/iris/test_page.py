@@ -105,8 +105,8 @@ def test_most_confident_mistake_is_described_and_shown(
     assert f"{100 * probabilities['versicolor']:.1f}" == "99.6"
     open_page(browser, page_url(service))
     assert (
-        "The model's most confident mistake: it is 99.6% sure that one flower's species is "
-        "versicolor, but it is virginica."
+        "The model's most confident mistake: it predicts versicolor with a probability of 99.6% "
+        "for a flower that is virginica."
     ) in text(browser, "header")
     browser.find_element(By.ID, "show-mistake").click()
     wait_for(browser, "#class", "versicolor")

@@ -375,7 +375,7 @@ REJECTED: dict[str, tuple[str, Callable[[], Any], str]] = {
     "missing is None": (
         ".pkl",
         lambda: fit().set_params(missing=None),
-        "cannot predict by itself (XGBoostError: Invalid type for: `missing`, expecting one of "
+        "fails to predict (XGBoostError: Invalid type for: `missing`, expecting one of "
         "the: {`Number`, `Integer`}, got: `Null`). Train an XGBClassifier, and save it as fit() "
         "leaves it.",
     ),
@@ -463,7 +463,7 @@ REJECTED: dict[str, tuple[str, Callable[[], Any], str]] = {
         ".json",
         lambda: XGBRegressor(**SMALL).fit(SAMPLES, CLASSES),
         "cannot be loaded (TypeError: Loading an estimator with different type. Expecting: "
-        "classifier, got: regressor): it is damaged, of another format or kind, or needs a module "
+        "classifier, got: regressor): it is damaged, in an unsupported format, or needs a module "
         f"that is not installed. {SAVE_AGAIN}",
     ),
     "ranker": (
@@ -500,7 +500,7 @@ REJECTED: dict[str, tuple[str, Callable[[], Any], str]] = {
     "assigned booster": (
         ".pkl",
         assign_booster,
-        "cannot predict by itself (AttributeError: 'XGBClassifier' object has no attribute "
+        "fails to predict (AttributeError: 'XGBClassifier' object has no attribute "
         "'n_classes_'). Train an XGBClassifier, and save it as fit() leaves it.",
     ),
 }
@@ -577,7 +577,7 @@ def test_damaged_file_is_rejected(
     message = reject(path)
     assert message.startswith(f"{path} cannot be loaded ({error}")
     assert message.endswith(
-        "): it is damaged, of another format or kind, or needs a module that is not installed. "
+        "): it is damaged, in an unsupported format, or needs a module that is not installed. "
         f"{SAVE_AGAIN}"
     )
 
@@ -630,13 +630,14 @@ def test_columns_of_other_ranges_are_rejected_with_the_cure(
     repository: Path, tmp_path: Path, columns: Any
 ) -> None:
     path = save(fit(columns=columns), tmp_path / "model.json")
+    names = re.escape(str(publish.NAMES))
     assert re.fullmatch(
         rf"\d+ of the \d+ thresholds of {path} lie outside the range of their column in "
-        "model/iris.csv, and it has no feature names: it was probably trained on columns in "
-        rf"another order or in other units than {re.escape(str(publish.NAMES))}. Put the fields of "
-        "schema.py into the order of its columns, which changes nothing for clients. If you are "
-        r"sure that the order and the units are right, set feature_names of "
-        r"classifier.get_booster\(\) to this list, save the classifier and publish it again.",
+        "model/iris.csv, and it has no feature names, so it was probably trained on columns in "
+        rf"another order or in other units than {names}. Reorder the fields of schema.py to match "
+        "its columns; clients are not affected. If the order and the units are right, set "
+        rf"classifier.get_booster\(\).feature_names = {names}, save the classifier and publish it "
+        "again.",
         reject(path),
     )
     classifier = XGBClassifier()
@@ -658,7 +659,7 @@ def test_named_columns_of_other_ranges_are_a_warning(
 
 # ---- What is written and printed -----------------------------------------------------------
 
-EARLY = "Early stopping: the first {} of {} rounds of trees are served.\n"
+EARLY = "Early stopping: only the first {} of {} boosting rounds are served.\n"
 ONLY_NAN = (
     "Only NaN counts as missing. If the classifier was trained with another missing value, publish "
     "its pickle: a Booster, .json and .ubj do not store it.\n"
@@ -675,7 +676,7 @@ def test_output_says_what_was_left_out(
     output = capsys.readouterr().out
     assert EARLY.format(classifier.best_iteration + 1, n_rounds) in output
     assert (ONLY_NAN in output) == (suffix == ".json")
-    assert "\naccuracy on model/iris.csv, which may include its training data: 0." in output
+    assert "\naccuracy on model/iris.csv, which may include the model's training data: 0." in output
 
 
 def test_renamed_classes_are_a_warning(
@@ -851,7 +852,7 @@ def test_early_stopping_in_train_is_served_to_the_bit(
             "fit(train_samples, train_classes, eval_set=[(test_samples, test_classes)], verbose=0)",
         ),
     )
-    assert "Early stopping: the first " in capsys.readouterr().out
+    assert "Early stopping: only the first " in capsys.readouterr().out
     expected = trained[0].predict_proba(PREDICTED)
     assert (load_published(repository).predict_proba(PREDICTED) == expected).all()
 
