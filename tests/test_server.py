@@ -528,6 +528,7 @@ def freeze(processes: list[int], seconds: float) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 @LINUX
 def test_freeze_of_all_processes_loses_no_request() -> None:
     with Service(WEB_CONCURRENCY="2", GUNICORN_CMD_ARGS="--timeout 2") as service:
@@ -597,6 +598,7 @@ def test_unread_large_responses_use_bounded_memory() -> None:
             time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_probabilities_read_at_half_a_megabit_per_second_are_complete(service: Service) -> None:
     rate = 75_000  # bytes per second
     sent = LONG.replace(b"/predict", b"/predict_proba") % len(LARGE) + LARGE

@@ -228,6 +228,7 @@ def test_a_client_that_drips_its_response_is_dropped() -> None:
                 time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_body_and_a_response_at_half_a_megabit_per_second_are_complete(service: Service) -> None:
     rate = 75_000  # bytes per second
     body = bytes(11 * rate)
