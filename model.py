@@ -100,8 +100,8 @@ def tabulate(
             return results[cell : cell + 1]
         found = np.zeros(len(samples), np.intp)
         for feature, edge in edges.items():
-            position = edge.searchsorted(samples[:, feature], side="right")
-            found = found * (len(edge) + 1) + position
+            found *= len(edge) + 1
+            found += edge.searchsorted(samples[:, feature], side="right")
         return results[found]
 
     return look_up
