@@ -45,15 +45,15 @@ worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 3
 limit_request_field_size = 2**16
 limit_request_line = 0
 limit_request_fields = 2**8
-# Nothing here depends on the scheme, and only URLs in messages on SCRIPT_NAME. gunicorn would
-# reject scheme headers of a proxy that contradict each other, and obey a SCRIPT_NAME that a client
-# sent through a proxy.
+# Nothing here depends on the scheme, and only the URLs in messages depend on SCRIPT_NAME. gunicorn
+# would reject contradictory scheme headers from a proxy, and obey a SCRIPT_NAME that a client sent
+# through a proxy.
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
 # Once enabled with --access-logfile: client, time, request, status, bytes, seconds, request ID.
 access_log_format = '%(h)s %(t)s "%(r)s" %(s)s %(B)s %(L)s %({x-request-id}i)s'
 
-PAUSE = 5  # seconds between two checks for hung workers that reveal a pause; normally about one
+PAUSE = 5  # seconds: a longer gap between two checks for hung workers, usually 1 s, means a pause
 
 
 def on_starting(arbiter: Any) -> None:

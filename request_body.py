@@ -21,7 +21,7 @@ WARNING_INTERVAL = 10  # seconds between two warnings about rejected requests, a
 
 
 def max_length(response_per_body: float) -> int:
-    """Return the default limit in bytes, if a response is up to this many times its body."""
+    """Return the default body limit in bytes, for responses of up to this many times the body."""
     return int(min(MAX_LENGTH, MAX_RESPONSE / response_per_body))
 
 

@@ -60,7 +60,7 @@ CORS(app, origins=settings.allowed_origins(app.config), vary_header=False)
 
 @app.after_request
 def vary_by_origin(response: Response) -> Response:
-    """Tell caches that responses differ by origin, also those to origins that are not allowed."""
+    """Tell caches that responses differ by origin, even responses to origins not allowed."""
     response.headers.add("Vary", "Origin")
     return response
 
@@ -75,7 +75,7 @@ def hello() -> str:
 def predict() -> Response:
     samples = read_samples()
     if isinstance(samples, Sample):
-        # Not predict_classes: Python callers use model.predict, and both get the same class.
+        # model.predict rather than predict_classes: HTTP clients get the same as Python callers.
         return json_response(LABELS[model.predict(astuple(samples))])
     return json_response(json_array(LABELS[model.predict_classes(to_array(samples))]))
 

@@ -55,7 +55,7 @@ def page_url(host: str, port: int) -> str:
 
 
 def check_server(logger: Logger) -> None:
-    """Warn if gunicorn serves the app without gunicorn.conf.py, known by its import of our worker.
+    """Warn if gunicorn serves the app without gunicorn.conf.py, which would import our worker.
 
     This happens if it is started in another folder: `gunicorn --chdir FOLDER run:app` looks for the
     file before it changes to FOLDER.
@@ -70,7 +70,7 @@ def check_server(logger: Logger) -> None:
 
 
 def check_names(config: dict[str, Any]) -> None:
-    """Reject a variable that looks like a misspelled FLASK_CORS_ or FLASK_MAX_CONTENT_LENGTH one.
+    """Reject what looks like a misspelled FLASK_MAX_CONTENT_LENGTH or FLASK_CORS_ variable.
 
     Flask would ignore it, and with FLASK_CORS_ORIGIN for FLASK_CORS_ORIGINS, every origin would
     stay allowed. `config` holds the defaults. Other unknown names pass: `flask run`, for example,

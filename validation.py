@@ -106,7 +106,7 @@ SAMPLE_NAME = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", Sample.__name__).lower()
 LONGEST_SAMPLE = length_without_values(NAMES) + MAX_NUMBER_LENGTH * len(NAMES)  # in bytes
 SHORTEST_SAMPLE = length_without_values(NAMES) + len(NAMES)
 LONGEST_PROBABILITIES = length_without_values(CLASSES) + MAX_PROBABILITY_LENGTH * len(CLASSES)
-# How many times as long as its request's body a response can be: 1.5 for iris.
+# The largest ratio of a response's length to that of its request's body: 1.5 for iris.
 RESPONSE_PER_BODY = LONGEST_PROBABILITIES / SHORTEST_SAMPLE
 
 

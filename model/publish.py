@@ -56,7 +56,8 @@ OBJECTIVES = ("multi:softprob", "binary:logistic")  # those whose predictions ar
 # The largest share of a model's split thresholds that may lie outside their column's range in DATA.
 # With the columns in the right order, at most 5% do; in iris's 23 other orders, 7 to 81%.
 MAX_SHARE_OUTSIDE = 0.06
-N_CHECKED = 10_000  # predictions compared: random samples, at least, and DATA's own, at most
+# Predictions are compared for at least this many random samples, and at most this many of DATA.
+N_CHECKED = 10_000
 
 
 def main() -> None:
@@ -289,7 +290,9 @@ def read_classifier(path: Path) -> Any:
             f"format, or needs a module that is not installed. {SAVE_AGAIN}"
         ) from error
     for warning in caught:
-        if "older version of XGBoost" in str(warning.message):  # or a newer one
+        if "older version of XGBoost" in str(
+            warning.message
+        ):  # XGBoost's words also for a newer one
             raise SystemExit(f"{path} was pickled by another version of XGBoost. {SAVE_AGAIN}")
     loaded = getattr(loaded, "best_estimator_", loaded)  # of a fitted search
     if isinstance(loaded, xgboost.Booster):
@@ -602,7 +605,7 @@ def post(app: Any, samples: Array) -> Array:
     return np.array(rows, np.float32)
 
 
-# ---- Figures -------------------------------------------------------------------------------
+# ---- Accuracy ------------------------------------------------------------------------------
 
 
 def describe_accuracy(classes: Array, predicted: Array) -> str:

@@ -543,7 +543,7 @@ Each {SAMPLE_NAME} is a JSON object with {list_fields()}; other fields are ignor
 |---|---|
 | 400 | the body is not JSON in UTF-8 (JSON has no `NaN`), is nested too deeply, or is incomplete |
 | 404, 405 | there is no such path, or the path does not allow the method |
-| 413 | the body is longer than {format_bytes(reader.limit)} ({batch_size:,} objects always fit) |
+| 413 | the body is longer than {format_bytes(reader.limit)} ({batch_size:,} compact objects fit) |
 | 415 | the Content-Type is not `application/json`, or there is a Content-Encoding |
 | 422 | an object or field is missing or invalid: `errors` lists each one, up to {MAX_ERRORS} |
 | 503 | too many requests over {format_bytes(reader.small)} are in progress: see `Retry-After` |

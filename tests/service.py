@@ -25,8 +25,8 @@ NODE_MODULES = ROOT / "tests" / "node_modules"
 PATH = os.pathsep.join(
     [str(NODE_MODULES / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
 )
-# Most services in the tests start without scikit-learn, as in the image, which takes half the time:
-# sklearn.py in this folder raises ImportError.
+# Most services in the tests start without scikit-learn, as in the image, and so in half the time:
+# sklearn.py in tests/image raises ImportError.
 WITHOUT_SCIKIT_LEARN = str(ROOT / "tests" / "image")
 
 
@@ -103,7 +103,7 @@ class Service:
     def __exit__(self, *error: object) -> None:
         self.process.terminate()
         self.process.wait(10)
-        self.logged()
+        self.logged()  # keeps the text, because closing deletes the file
         self.log.close()
 
     def logged(self) -> str:

@@ -165,6 +165,15 @@ def test_model_info_of_another_model_is_rejected(
     assert str(error.value) == f"{path} {problem}. {model.CURE}"
 
 
+def test_model_of_an_earlier_schema_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "model-info.json"
+    path.write_text(json.dumps({"model": {"sha256": model.digest(), "schema": "0"}}), "utf-8")
+    with pytest.raises(model.ModelError) as error:
+        run.check_model_info(path)
+    problem = "schema.py has changed since the model was published"
+    assert str(error.value) == f"{problem}. {model.CURE}"
+
+
 # ---- The commands --------------------------------------------------------------------------
 
 REVERSE_FIELDS = """

@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import runpy
 import socket
 import sys
@@ -15,6 +16,8 @@ import model
 import request_body
 import run
 import settings
+import validation
+from schema import Sample
 from tests.samples import (
     BODY,
     CLASSES,
@@ -326,6 +329,15 @@ def test_limit_beyond_the_budget_fails_at_startup(per_body: float, largest: int)
         f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not {largest + 1}: "
         "the response to a longer body would exceed the memory budget."
     )
+
+
+@pytest.mark.parametrize("is_optional", [False, True], ids=["required", "optional"])
+def test_null_becomes_nan(monkeypatch: pytest.MonkeyPatch, is_optional: bool) -> None:
+    fields = [field._replace(is_optional=is_optional) for field in validation.FIELDS]
+    monkeypatch.setattr(validation, "FIELDS", fields)
+    sample = Sample(*[None if is_optional else 1.5] * len(fields))
+    (values,) = validation.to_array([sample])
+    assert [math.isnan(value) for value in values] == [is_optional] * len(fields)
 
 
 def test_internal_error_is_logged_but_not_shown(

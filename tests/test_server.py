@@ -507,7 +507,9 @@ def test_rejected_large_requests_are_logged_with_their_number() -> None:
         stalled = [service.connect() for _ in range(count)]
         for client in stalled:
             client.sendall(LONG % LIMIT + BODY)
-        time.sleep(0.5)
+        deadline = time.monotonic() + 30
+        while service.request("POST", "/predict", BODY.ljust(LIMIT))[0] == 200:
+            assert time.monotonic() < deadline  # until all of them have arrived
         for _ in range(5):
             status, headers, _ = service.request("POST", "/predict", BODY.ljust(LIMIT))
             assert (status, headers["Retry-After"]) == (503, "1")
