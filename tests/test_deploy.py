@@ -21,9 +21,9 @@ from tests.service import ROOT, Load, Service, free_port, tool
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", "")  # without its line breaks
 
-# A prediction may be asked twice, and has to be where the kernel resets a connection that came
-# between an instance's last accept and its close. HAProxy repeats only what it holds completely,
-# so it has to wait for the body before it sends the headers on.
+# A prediction may be requested twice, and must be if the kernel resets a connection that arrived
+# between an instance's last accept and its close. HAProxy only repeats requests that it holds
+# completely, so it must wait for the body before it forwards the headers.
 CONFIGURATION = """
 defaults
     mode http
@@ -43,7 +43,7 @@ backend services
 
 
 def wait_for_all(port: int) -> None:
-    """Wait until the balancer answers."""
+    """Wait until the balancer accepts connections."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port)):

@@ -40,14 +40,16 @@ def classifier() -> xgboost.XGBClassifier:
 
 @BOTH_WAYS
 @pytest.mark.parametrize(
-    "shape", [list, lambda one: [list(one)], np.float64, lambda one: one.reshape(1, -1)]
+    "sample",
+    [ONE.tolist(), [ONE.tolist()], ONE.astype(np.float64), ONE.reshape(1, -1)],
+    ids=["list", "list-of-one", "float64", "two-dimensions"],
 )
 def test_predict_returns_the_class_of_one_sample(
-    shape: Any, max_values: int, monkeypatch: pytest.MonkeyPatch
+    sample: Any, max_values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict_classes = model.tabulate(model.booster, model.choose_classes, max_values)
     monkeypatch.setattr(model, "predict_classes", predict_classes)
-    assert str(model.predict(shape(ONE))) == LABEL
+    assert str(model.predict(sample)) == LABEL
 
 
 def test_predict_takes_none_for_a_missing_value() -> None:
