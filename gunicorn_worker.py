@@ -1,15 +1,17 @@
-"""A gunicorn worker for any WSGI app, whose slow or greedy clients cannot keep others waiting.
+"""A gunicorn worker for WSGI apps that keeps slow or greedy clients from making others wait.
 
-It is GeventWorker with its own `run`, which gunicorn lets subclasses override. It also relies on
+It is GeventWorker with its own `run`, which gunicorn lets subclasses override. The rest relies on
 undocumented behavior; tests/test_worker.py fails if any of it changes:
 
-- `sockets` are gevent's: their sendall calls `send`, and `_sock` is the real socket (Client).
-- AsyncWorker.handle asks its listener only for an address, and passes each request to
-  handle_request (Worker.serve).
+- `self.sockets` are gevent's (Worker.accept). gevent's sendall calls `send`, and `_sock` is the
+  real socket (Client).
+- AsyncWorker.handle only needs its listener's address, and passes each request to handle_request
+  (Worker.serve).
 - handle calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders (Client.recv_head).
-- handle closes the connection after StopIteration, and, once `alive` is false, after a response.
+- handle closes the connection after StopIteration, which handle_request raises after a request that
+  began once `alive` was false (Worker.run).
 - request.body is what the app left unread (Worker.handle_request).
-- The body's reader limits the trailers to limit_trailer_section bytes (Worker.handle_request).
+- The reader of a chunked body limits its trailers to limit_trailer_section bytes (handle_request).
 """
 
 import math
@@ -25,22 +27,22 @@ from gunicorn.http.errors import LimitRequestHeaders, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
 HEAD_TIMEOUT = 10  # seconds until a new connection sends something, then for a request's headers
-READ_TIMEOUT = 60  # seconds for a request's body; raise both along with the body limit
+READ_TIMEOUT = 60  # seconds for a request's body; raise both with the app's body limit
 SEND_TIMEOUT = 60  # seconds for a response, from its first byte
 STALL_TIMEOUT = 10  # seconds without progress in a body or response
-STOP_DELAY = 0.5  # seconds until a stopping worker closes idle clients, which may just be sending
+STOP_DELAY = 0.5  # seconds before a stopping worker closes idle ones: a request may be on its way
 SWEEP = 0.1  # seconds between two checks of the deadlines
 LOG_INTERVAL = 10  # seconds between two warnings of the same kind
 YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would skip those waiting for I/O
 MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forward no more
-HEAD_RATE = 2**22  # received bytes of headers per second of pause before they are read further
-MAX_UNREAD = 2**22  # bytes of a body that the app did not read, up to which a connection is kept
+HEAD_RATE = 2**22  # after n bytes of headers, receiving more waits for n / HEAD_RATE seconds
+MAX_UNREAD = 2**22  # bytes of a body; after a response that left more unread, the client is closed
 READ_SIZE = 2**16  # bytes of a body per recv
 SEND_BUFFER = 2**15  # bytes, doubled by Linux: how much of a response the kernel buffers
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 
-# The phases of a connection. IDLE: no part of a request has arrived. DRAIN: the response is sent,
-# and what the client still sends is discarded.
+# The phases of a connection. IDLE: no part of a request has been received since the last one.
+# DRAIN: the response is sent, and what the client still sends is discarded.
 IDLE, HEAD, BODY, RESPONSE, DRAIN = range(5)
 TIMED_OUT = {
     HEAD: f"request headers not complete within {HEAD_TIMEOUT} s",
@@ -59,6 +61,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         self.clients: set[Client] = set()
         self.dropped: Counter[str] = Counter()  # connections since the last warning, by reason
         self.next_warning = 0.0
+        self.waiting = 0  # connections that wait for a free slot
         self.pool = Pool(self.worker_connections)
         accepting = Group([spawn(self.accept, listener) for listener in self.sockets])
         while self.alive:
@@ -75,19 +78,22 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def accept(self, listener: Any) -> None:
         """Serve each new connection in its own greenlet, until the worker stops."""
         while True:
-            listener.settimeout(SWEEP if self.alive else 0)
             try:
                 # One per event-loop iteration, so that other workers get their share, plus one per
                 # 16 open connections, because iterations take longer the more there are.
                 for _ in range(1 + len(self.pool) // 16):
-                    self.pool.spawn(self.serve, *listener.accept())  # waits for a free slot
+                    listener.settimeout(SWEEP if self.alive else 0)
+                    accepted = listener.accept()
+                    self.waiting += 1
+                    self.pool.spawn(self.serve, *accepted)  # waits for a free slot
+                    self.waiting -= 1
             except TimeoutError:  # no new connection
                 continue
             except (
                 BlockingIOError
             ):  # stopping, and the backlog has been served: close would reset it
                 break
-            except OSError:  # no free file descriptor
+            except OSError:  # usually no free file descriptor
                 sleep(SWEEP)
             if self.alive:  # otherwise clients that connect again would refill the backlog
                 sleep(YIELD)
@@ -114,8 +120,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         self, listener_name: Any, request: Any, client: "Client", address: Any
     ) -> None:
         """Serve a request, then read the rest of its body, which precedes the next request."""
-        client.begin(BODY, READ_TIMEOUT)
-        client.deadline = math.inf  # until the app reads or responds
+        client.begin(BODY, math.inf)  # its time starts when the app reads
         request.body.reader.limit_trailer_section = MAX_HEAD
         super().handle_request(listener_name, request, client, address)
         client.begin(DRAIN, READ_TIMEOUT)
@@ -123,28 +128,25 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         try:
             while unread and request.body.read(READ_SIZE):
                 unread -= READ_SIZE
-        except ParseException:  # a malformed chunk
+        except ParseException:  # a malformed chunk or trailer
             unread = 0
-        if client.ended or not unread:  # what arrives next may belong to the body
+        if client.ended or not unread:  # if not, what arrives next may belong to the body
             raise StopIteration
         client.begin(IDLE, self.cfg.keepalive)
         sleep(YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:
-        """End clients whose deadline has passed and, if `idle_too`, those without a request.
-
-        Also log the drops.
-        """
+        """End overdue clients and, if `idle_too`, those without a request; log the drops."""
         self.notify()
+        sleep(YIELD)  # after a pause of the process, first receive what has arrived meanwhile
         now = monotonic()
         for client in self.clients:
-            if client.deadline < now:
-                if client.phase in TIMED_OUT:
-                    self.dropped[TIMED_OUT[client.phase]] += 1
+            is_late = client.deadline < now
+            if is_late and client.phase in TIMED_OUT:
+                self.dropped[TIMED_OUT[client.phase]] += 1
+            if is_late or (idle_too and client.phase == IDLE):
                 client.end()
-            elif idle_too and client.phase == IDLE:
-                client.end()
-        if self.pool.full():  # `accept` waits for a slot, so `serve` does not evict
+        if self.waiting and self.pool.full():  # `serve`, which usually evicts, is not called
             self.evict()
         if self.dropped and now > self.next_warning:
             self.log_dropped()
@@ -164,7 +166,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
 
 
 class Client(socket.socket):  # type: ignore[misc]
-    """A client's connection, with a deadline for the pending recv or send, otherwise infinite."""
+    """A client's connection. Its deadline is infinite while the app works."""
 
     ended = False
 
@@ -181,7 +183,8 @@ class Client(socket.socket):  # type: ignore[misc]
     def recv(self, size: int) -> bytes:
         if self.phase in (IDLE, HEAD):
             return self.recv_head(size)
-        if self.phase == RESPONSE:  # that was 100 Continue, or the app reads and sends in turn
+        # The app begins to read, perhaps after 100 Continue, or it reads and sends in turn.
+        if self.phase == RESPONSE or self.limit == math.inf:
             self.begin(BODY, READ_TIMEOUT)
         self.deadline = min(self.limit, monotonic() + STALL_TIMEOUT)
         data = super().recv(min(size, READ_SIZE))
@@ -225,11 +228,12 @@ class Client(socket.socket):  # type: ignore[misc]
         super().close()
 
     def end(self) -> None:
-        """Make a pending recv or send return, after which the connection is closed.
+        """Make a pending recv return or send fail, so that the connection is closed.
 
-        A request that has just arrived on an idle connection is still served. A connection in
-        flight is reset: the kernel would keep an unread response for minutes. gevent's own
-        shutdown would abort a pending recv, and lose what has arrived.
+        A request that has just arrived on an idle connection is still served first. Connections
+        with a request in flight are reset, because the kernel would keep an unread response for
+        minutes; those in DRAIN are not, because it may still be delivering the last response.
+        gevent's own shutdown would abort a pending recv, and lose what has arrived.
         """
         self.ended = True
         self.deadline = math.inf

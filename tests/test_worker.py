@@ -125,6 +125,27 @@ def test_new_connections_are_served_although_every_slot_is_taken(sent: bytes) ->
     assert re.search(r"Connections closed: \d+ \(evicted for a new connection\)", service.logged())
 
 
+def test_a_client_is_not_evicted_if_no_other_waits() -> None:
+    with serve(APP, "--worker-connections=1") as service:
+        connection = HTTPConnection("127.0.0.1", service.port, timeout=8)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"hello!!"
+        first_socket = connection.sock
+        time.sleep(1)
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"hello!!"
+        assert connection.sock is first_socket
+        connection.close()
+
+
+def test_time_for_a_body_begins_when_the_app_reads_it() -> None:
+    with serve(APP, READ_TIMEOUT=2) as service, service.connect() as client:
+        client.sendall(POST.replace(b"/echo", b"/slow-echo", 1) % 10 + b"01234")
+        time.sleep(3.5)
+        client.sendall(b"56789")
+        assert read_response(client) == (200, b"0123456789")
+
+
 def test_a_request_is_not_evicted_while_the_app_is_at_work() -> None:
     with serve(APP, "--worker-connections=1") as service, contextlib.ExitStack() as stack:
         client = stack.enter_context(service.connect())

@@ -23,6 +23,9 @@ def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable
             body = environ["REMOTE_ADDR"].encode()
         case "/large":
             body = b"x" * 1_000_000
+        case "/slow-echo":
+            time.sleep(3)
+            body = environ["wsgi.input"].read()
         case "/slow":
             time.sleep(3)  # other greenlets run meanwhile
             body = b"done"
