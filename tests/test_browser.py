@@ -178,37 +178,21 @@ def test_error_is_readable_from_another_origin(
     assert [error["pointer"] for error in problem.get("errors", [])] == pointers
 
 
-@pytest.mark.parametrize(
-    ("method", "header", "expected", "allow"),
-    [
-        pytest.param("GET", 1, 405, {"POST", "OPTIONS"}, id="405"),
-        pytest.param("POST", 80_000, 431, set(), id="431"),
-    ],
-)
 def test_status_and_allow_are_readable_from_another_origin(
-    browser: webdriver.Chrome,
-    other_origin: str,
-    service: Service,
-    method: str,
-    header: int,
-    expected: int,
-    allow: set[str],
+    browser: webdriver.Chrome, other_origin: str, service: Service
 ) -> None:
     browser.get(f"{other_origin}/openapi.json")
     status, allowed = browser.execute_async_script(
         """
-        const [url, method, header, done] = arguments;
-        const headers = { "X-Long": "x".repeat(header) };
-        fetch(url, { method, headers }).then(
+        const [url, done] = arguments;
+        fetch(url).then(
           (response) => done([response.status, response.headers.get("Allow") ?? ""]),
           (error) => done([error.message, ""]));
         """,
         f"http://127.0.0.1:{service.port}/predict",
-        method,
-        header,
     )
-    assert status == expected
-    assert set(filter(None, allowed.split(", "))) == allow
+    assert status == 405
+    assert set(allowed.split(", ")) == {"POST", "OPTIONS"}
 
 
 def test_response_that_is_not_json_is_reported(
