@@ -571,7 +571,7 @@ def model_block(service: ModuleType, n_samples: int, accuracy: str) -> str:
         predictions = f"a table of {product} = {math.prod(sizes):,} cells"
     return "\n".join(
         [
-            f"- file: `model/{model.PATH.name}`, SHA-256 {model.digest()[:12]}…",
+            f"- current model: `model/{model.PATH.name}`, SHA-256 {model.digest()[:12]}…",
             f"- data: `{schema.DATA}`, {n_samples:,} samples",
             f"- {accuracy}",
             f"- predictions from {predictions}",
