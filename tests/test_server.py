@@ -20,16 +20,24 @@ from packaging.requirements import Requirement
 
 import model
 import run
-from tests.samples import BODY, CLASSES, INVALID_JSON, INVALID_SAMPLES, JSON, RESPONSE, SAMPLE
+from tests.samples import (
+    BODY,
+    CHUNKED_HEAD,
+    CLASSES,
+    HEAD,
+    INVALID_JSON,
+    INVALID_SAMPLES,
+    JSON,
+    REQUEST,
+    RESPONSE,
+    SAMPLE,
+    SIZED_HEAD,
+)
 from tests.service import ROOT, Load, Service, free_port, read_response
 
 LIMIT = run.app.config["MAX_CONTENT_LENGTH"]
 N_LARGE = 900_000 // len(BODY)
 LARGE = json.dumps([SAMPLE] * N_LARGE).encode()
-HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-LONG = HEAD + b"Content-Length: %d\r\n\r\n"
-ASKED = LONG % len(BODY) + BODY
-CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 LINUX = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="/proc is not Linux's")
 DEVELOPMENT = "import os, run; run.app.run(port=int(os.environ['PORT']))"
 
@@ -71,16 +79,16 @@ def test_invalid_samples_return_422_with_each_error(
     ("sent", "status"),
     [
         (HEAD + b"\r\n", 400),
-        (LONG % (len(BODY) + 1) + BODY, 400),
-        (LONG % 10**10, 413),
-        (LONG % 10**10 + BODY * 1000, 413),
-        (CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (LIMIT + 1, BODY.ljust(LIMIT + 1)), 413),
-        (CHUNKED + b"fffffff\r\n" + BODY.ljust(LIMIT + 1), 413),
-        (CHUNKED + b"ffff0\r\n" + BODY * 1_000, 400),
-        (CHUNKED + b"5\r\nhel", 400),
-        (CHUNKED + b"%x\r\n%s\r\n" % (len(BODY), BODY), 400),
-        (CHUNKED + b"zz\r\nhello\r\n0\r\n\r\n", 400),
-        (CHUNKED + b"%x\r\n%sXX0\r\n\r\n" % (len(BODY), BODY), 400),
+        (SIZED_HEAD % (len(BODY) + 1) + BODY, 400),
+        (SIZED_HEAD % 10**10, 413),
+        (SIZED_HEAD % 10**10 + BODY * 1000, 413),
+        (CHUNKED_HEAD + b"%x\r\n%s\r\n0\r\n\r\n" % (LIMIT + 1, BODY.ljust(LIMIT + 1)), 413),
+        (CHUNKED_HEAD + b"fffffff\r\n" + BODY.ljust(LIMIT + 1), 413),
+        (CHUNKED_HEAD + b"ffff0\r\n" + BODY * 1_000, 400),
+        (CHUNKED_HEAD + b"5\r\nhel", 400),
+        (CHUNKED_HEAD + b"%x\r\n%s\r\n" % (len(BODY), BODY), 400),
+        (CHUNKED_HEAD + b"zz\r\nhello\r\n0\r\n\r\n", 400),
+        (CHUNKED_HEAD + b"%x\r\n%sXX0\r\n\r\n" % (len(BODY), BODY), 400),
     ],
 )
 def test_wrong_body_length_returns_an_error(server: Service, sent: bytes, status: int) -> None:
@@ -98,7 +106,7 @@ def chunked(body: bytes, size: int) -> bytes:
 @pytest.mark.parametrize("trailers", [b"\r\n", b"X-Checksum: 5\r\n\r\n"])
 @pytest.mark.parametrize(("length", "size"), [(0, 1), (0, 7), (0, 1000), (2**17, 1000)])
 def test_chunked_body_is_served(service: Service, length: int, size: int, trailers: bytes) -> None:
-    sent = CHUNKED + chunked(BODY.ljust(length), size) + trailers
+    sent = CHUNKED_HEAD + chunked(BODY.ljust(length), size) + trailers
     with service.connect() as client:
         for _ in range(2):  # the connection goes on
             client.sendall(sent)
@@ -109,12 +117,12 @@ def test_chunked_body_is_served(service: Service, length: int, size: int, traile
 
 
 def test_short_chunked_body_is_served(server: Service) -> None:
-    assert server.send(CHUNKED + chunked(BODY, 9) + b"\r\n").endswith(RESPONSE)
+    assert server.send(CHUNKED_HEAD + chunked(BODY, 9) + b"\r\n").endswith(RESPONSE)
 
 
 def test_body_over_the_limit_is_rejected_before_it_is_sent(server: Service) -> None:
     with server.connect(timeout=5) as client:
-        client.sendall(LONG % 10**10)
+        client.sendall(SIZED_HEAD % 10**10)
         assert b" 413 " in client.recv(65536)
 
 
@@ -159,10 +167,10 @@ def test_connection_stays_open_after_an_error(service: Service) -> None:
         HEAD + b"Content-Length: -5\r\n\r\nhello",
         HEAD + b"Content-Length: 5x\r\n\r\nhello",
         HEAD + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
-        CHUNKED + b"zz\r\nhello\r\n0\r\n\r\n",
-        CHUNKED + b"-5\r\nhello\r\n0\r\n\r\n",
-        CHUNKED + b"5\nhello\n0\n\n",
-        CHUNKED + b"5\r\nhello",
+        CHUNKED_HEAD + b"zz\r\nhello\r\n0\r\n\r\n",
+        CHUNKED_HEAD + b"-5\r\nhello\r\n0\r\n\r\n",
+        CHUNKED_HEAD + b"5\nhello\n0\n\n",
+        CHUNKED_HEAD + b"5\r\nhello",
     ],
     ids=lambda sent: repr(sent[-30:]),
 )
@@ -221,7 +229,9 @@ def test_request_headers_over_64_kib_or_256_fields_are_rejected(
     ],
 )
 def test_scheme_headers_of_a_proxy_are_ignored(service: Service, headers: bytes) -> None:
-    assert service.send(LONG.replace(HEAD, HEAD + headers) % len(BODY) + BODY).endswith(RESPONSE)
+    assert service.send(SIZED_HEAD.replace(HEAD, HEAD + headers) % len(BODY) + BODY).endswith(
+        RESPONSE
+    )
     preflight = b"OPTIONS /predict HTTP/1.1\r\nHost: localhost\r\nOrigin: https://a.example\r\n"
     preflight += b"Access-Control-Request-Method: POST\r\n" + headers + b"\r\n"
     assert b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in service.send(preflight)
@@ -423,8 +433,8 @@ def test_two_services_are_independent() -> None:
 @LINUX
 def test_memory_stays_constant_over_20000_requests() -> None:
     with Service(WEB_CONCURRENCY="1") as service:
-        good = ASKED * 100
-        bad = (LONG % 2 + b"{}") * 10
+        good = REQUEST * 100
+        bad = (SIZED_HEAD % 2 + b"{}") * 10
 
         def ask(rounds: int) -> None:
             with service.connect() as client:
@@ -506,7 +516,7 @@ def test_rejected_large_requests_are_logged_with_their_number() -> None:
         count = int(reader.budget / (reader.size_per_body * LIMIT))
         stalled = [service.connect() for _ in range(count)]
         for client in stalled:
-            client.sendall(LONG % LIMIT + BODY)
+            client.sendall(SIZED_HEAD % LIMIT + BODY)
         deadline = time.monotonic() + 30
         while service.request("POST", "/predict", BODY.ljust(LIMIT))[0] == 200:
             assert time.monotonic() < deadline  # until all of them have arrived
@@ -578,7 +588,7 @@ def test_unread_large_responses_use_bounded_memory() -> None:
         clients = [service.connect() for _ in range(60)]
         for client in clients:
             client.sendall(
-                LONG.replace(b"/predict", b"/predict_proba") % len(LARGE) + LARGE[: 2**19]
+                SIZED_HEAD.replace(b"/predict", b"/predict_proba") % len(LARGE) + LARGE[: 2**19]
             )
         for client in clients:
             client.setblocking(False)
@@ -603,7 +613,7 @@ def test_unread_large_responses_use_bounded_memory() -> None:
 @pytest.mark.slow
 def test_probabilities_read_at_half_a_megabit_per_second_are_complete(service: Service) -> None:
     rate = 75_000  # bytes per second
-    sent = LONG.replace(b"/predict", b"/predict_proba") % len(LARGE) + LARGE
+    sent = SIZED_HEAD.replace(b"/predict", b"/predict_proba") % len(LARGE) + LARGE
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", service.port))
