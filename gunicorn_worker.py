@@ -61,7 +61,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         self.clients: set[Client] = set()
         self.dropped: Counter[str] = Counter()  # connections since the last warning, by reason
         self.next_warning = 0.0
-        self.waiting = 0  # connections that wait for a free slot
         self.pool = Pool(self.worker_connections)
         accepting = Group([spawn(self.accept, listener) for listener in self.sockets])
         while self.alive:
@@ -84,14 +83,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                 for _ in range(1 + len(self.pool) // 16):
                     listener.settimeout(SWEEP if self.alive else 0)
                     accepted = listener.accept()
-                    self.waiting += 1
-                    self.pool.spawn(self.serve, *accepted)  # waits for a free slot
-                    self.waiting -= 1
+                    self.free_slot()
+                    self.pool.spawn(self.serve, *accepted)
             except TimeoutError:  # no new connection
                 continue
-            except (
-                BlockingIOError
-            ):  # stopping, and the backlog has been served: close would reset it
+            except BlockingIOError:  # nor one in the backlog of a stopping worker
                 break
             except OSError:  # usually no free file descriptor
                 sleep(SWEEP)
@@ -99,16 +95,28 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                 sleep(YIELD)
         listener.close()
 
-    def serve(self, accepted: Any, address: Any) -> None:
+    def free_slot(self) -> None:
+        """Evict a client if few slots are free, and wait until at least one is."""
         if self.pool.free_count() <= self.pool.size // 16:
             sleep(YIELD)  # clients whose request has arrived are no longer IDLE after this
             self.evict()
+        while self.pool.full():
+            self.evict()
+            self.pool.wait_available(SWEEP)
+
+    def evict(self) -> None:
+        """End the client that has been in its phase for longest, if possible an idle one."""
+        evictable = [client for client in self.clients if client.deadline < math.inf]
+        if evictable:  # the others wait for the app
+            self.dropped["evicted for a new connection"] += 1
+            min(evictable, key=Client.eviction_order).end()
+
+    def serve(self, accepted: Any, address: Any) -> None:
         client = Client(fileno=accepted.detach())
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         client.begin(IDLE, HEAD_TIMEOUT)
         self.clients.add(client)
-        if isinstance(address, tuple):  # not on a Unix socket
-            # An IPv6 socket prefixes the addresses of IPv4 clients.
+        if isinstance(address, tuple):  # not on a Unix socket; an IPv6 one prefixes IPv4 addresses
             address = (address[0].removeprefix("::ffff:"), address[1])
         try:
             # The client also stands in for the listener, which may be closed by now.
@@ -124,16 +132,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         request.body.reader.limit_trailer_section = MAX_HEAD
         super().handle_request(listener_name, request, client, address)
         client.begin(DRAIN, READ_TIMEOUT)
-        unread = MAX_UNREAD
-        try:
-            while unread and request.body.read(READ_SIZE):
-                unread -= READ_SIZE
-        except ParseException:  # a malformed chunk or trailer
-            unread = 0
-        if client.ended or not unread:  # if not, what arrives next may belong to the body
-            raise StopIteration
-        client.begin(IDLE, self.cfg.keepalive)
-        sleep(YIELD)
+        with suppress(ParseException):  # a malformed chunk or trailer
+            for _ in range(MAX_UNREAD // READ_SIZE):
+                if not request.body.read(READ_SIZE) and not client.ended:
+                    client.begin(IDLE, self.cfg.keepalive)
+                    sleep(YIELD)
+                    return
+        raise StopIteration  # what arrives next may belong to the body
 
     def sweep(self, idle_too: bool = False) -> None:
         """End overdue clients and, if `idle_too`, those without a request; log the drops."""
@@ -146,8 +151,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                 self.dropped[TIMED_OUT[client.phase]] += 1
             if is_late or (idle_too and client.phase == IDLE):
                 client.end()
-        if self.waiting and self.pool.full():  # `serve`, which usually evicts, is not called
-            self.evict()
         if self.dropped and now > self.next_warning:
             self.log_dropped()
             self.next_warning = now + LOG_INTERVAL
@@ -156,13 +159,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         dropped, self.dropped = self.dropped, Counter()
         for reason, count in dropped.items():
             self.log.warning("Connections closed: %d (%s)", count, reason)
-
-    def evict(self) -> None:
-        """End the client with the nearest deadline, preferably one without a request in flight."""
-        evictable = [client for client in self.clients if client.deadline < math.inf]
-        if evictable:  # the others wait for the app
-            self.dropped["evicted for a new connection"] += 1
-            min(evictable, key=Client.eviction_order).end()
 
 
 class Client(socket.socket):  # type: ignore[misc]
@@ -173,12 +169,13 @@ class Client(socket.socket):  # type: ignore[misc]
     def begin(self, phase: int, timeout: float) -> None:
         """Enter a phase, all of whose recvs or sends must end within `timeout` seconds."""
         self.phase = phase
-        self.limit = self.deadline = monotonic() + timeout
+        self.began = monotonic()
+        self.limit = self.deadline = self.began + timeout
         self.head_size = 0
 
     def eviction_order(self) -> tuple[bool, float]:
         in_flight = self.phase in (BODY, RESPONSE)
-        return in_flight, self.deadline
+        return in_flight, self.began
 
     def recv(self, size: int) -> bytes:
         if self.phase in (IDLE, HEAD):

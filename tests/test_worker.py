@@ -125,6 +125,19 @@ def test_new_connections_are_served_although_every_slot_is_taken(sent: bytes) ->
     assert re.search(r"Connections closed: \d+ \(evicted for a new connection\)", service.logged())
 
 
+def test_oldest_idle_connection_is_evicted_before_one_that_has_sent_nothing_yet() -> None:
+    with serve(APP, "--worker-connections=16") as service, contextlib.ExitStack() as stack:
+        connect_all(stack, service.port, 20, GET)
+        assert service.request("GET", "/")[0] == 200
+        new = stack.enter_context(service.connect())
+        for _ in range(10):
+            client = stack.enter_context(service.connect())
+            client.sendall(GET)
+            assert read_response(client) == HELLO
+        new.sendall(GET)
+        assert read_response(new) == HELLO
+
+
 def test_a_client_is_not_evicted_if_no_other_waits() -> None:
     with serve(APP, "--worker-connections=1") as service:
         connection = HTTPConnection("127.0.0.1", service.port, timeout=8)
