@@ -1,17 +1,14 @@
-"""A gunicorn worker for WSGI apps that keeps slow or greedy clients from making others wait.
+"""A gunicorn worker for WSGI apps, with which slow or greedy clients do not make others wait.
 
 It is GeventWorker with its own `run`, which gunicorn lets subclasses override. The rest relies on
 undocumented behavior; tests/test_worker.py fails if any of it changes:
 
-- `self.sockets` are gevent's (Worker.accept). gevent's sendall calls `send`, and `_sock` is the
-  real socket (Client).
-- AsyncWorker.handle only needs its listener's address, and passes each request to handle_request
-  (Worker.serve).
-- handle calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders (Client.recv_head).
-- handle closes the connection after StopIteration, which handle_request raises after a request that
-  began once `alive` was false (Worker.run).
-- request.body is what the app left unread (Worker.handle_request).
-- The reader of a chunked body limits its trailers to limit_trailer_section bytes (handle_request).
+- `self.sockets` are gevent's. gevent's sendall calls `send`, and `_sock` is the real socket.
+- AsyncWorker.handle only needs its listener's address, and passes each request to handle_request.
+  It calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders.
+- It closes the connection after StopIteration, which its handle_request raises after a request
+  that began once `alive` was false.
+- request.body is what the app left unread. If it is chunked, its reader has a limit for trailers.
 """
 
 import math
@@ -44,6 +41,7 @@ RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 # The phases of a connection. IDLE: no part of a request has been received since the last one.
 # DRAIN: the response is sent, and what the client still sends is discarded.
 IDLE, HEAD, BODY, RESPONSE, DRAIN = range(5)
+IN_FLIGHT = (BODY, RESPONSE)
 TIMED_OUT = {
     HEAD: f"request headers not complete within {HEAD_TIMEOUT} s",
     BODY: f"request body stalled for {STALL_TIMEOUT} s or not complete within {READ_TIMEOUT} s",
@@ -109,7 +107,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         evictable = [client for client in self.clients if client.deadline < math.inf]
         if evictable:  # the others wait for the app
             self.dropped["evicted for a new connection"] += 1
-            min(evictable, key=Client.eviction_order).end()
+            min(evictable, key=lambda client: (client.phase in IN_FLIGHT, client.began)).end()
 
     def serve(self, accepted: Any, address: Any) -> None:
         client = Client(fileno=accepted.detach())
@@ -124,9 +122,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         finally:
             self.clients.remove(client)
 
-    def handle_request(
-        self, listener_name: Any, request: Any, client: "Client", address: Any
-    ) -> None:
+    def handle_request(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:
         """Serve a request, then read the rest of its body, which precedes the next request."""
         client.begin(BODY, math.inf)  # its time starts when the app reads
         request.body.reader.limit_trailer_section = MAX_HEAD
@@ -172,10 +168,6 @@ class Client(socket.socket):  # type: ignore[misc]
         self.began = monotonic()
         self.limit = self.deadline = self.began + timeout
         self.head_size = 0
-
-    def eviction_order(self) -> tuple[bool, float]:
-        in_flight = self.phase in (BODY, RESPONSE)
-        return in_flight, self.began
 
     def recv(self, size: int) -> bytes:
         if self.phase in (IDLE, HEAD):
