@@ -1,20 +1,21 @@
-"""A gunicorn worker for WSGI apps, with which slow or greedy clients do not make others wait.
+"""A gunicorn worker for WSGI apps that keeps slow or greedy clients from making others wait.
 
-It is GeventWorker with its own `run`, which gunicorn lets subclasses override. The rest relies on
-undocumented behavior; tests/test_worker.py fails if any of it changes:
+It is GeventWorker with its own `run`, which gunicorn lets subclasses override; TLS and HTTP/2 are
+not supported. The rest relies on undocumented behavior; tests/test_worker.py fails if any changes:
 
 - `self.sockets` are gevent's. gevent's sendall calls `send`, and `_sock` is the real socket.
 - AsyncWorker.handle only needs its listener's address, and passes each request to handle_request.
   It calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders.
 - It closes the connection after StopIteration, which its handle_request raises after a request
-  that began once `alive` was false.
+  that began when `alive` was already false.
 - request.body is what the app left unread. If it is chunked, its reader has a limit for trailers.
 """
 
 import math
 import struct
 from collections import Counter
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from time import monotonic
 from typing import Any
 
@@ -24,25 +25,25 @@ from gunicorn.http.errors import LimitRequestHeaders, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
 HEAD_TIMEOUT = 10  # seconds until a new connection sends something, then for a request's headers
-READ_TIMEOUT = 60  # seconds for a request's body; raise both with the app's body limit
-SEND_TIMEOUT = 60  # seconds for a response, from its first byte
+READ_TIMEOUT = 60  # seconds of waiting for the client in a request's body
+SEND_TIMEOUT = 60  # the same in a response; raise both if the app accepts bodies over 2 MiB
 STALL_TIMEOUT = 10  # seconds without progress in a body or response
-STOP_DELAY = 0.5  # seconds before a stopping worker closes idle ones: a request may be on its way
-SWEEP = 0.1  # seconds between two checks of the deadlines
-LOG_INTERVAL = 10  # seconds between two warnings of the same kind
+STOP_DELAY = 0.5  # seconds until a stopping worker closes IDLE clients: a request may be on its way
+SWEEP = 0.1  # seconds between checks of the deadlines
+LOG_INTERVAL = 10  # seconds between rounds of warnings
 YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would skip those waiting for I/O
 MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forward no more
 HEAD_RATE = 2**22  # after n bytes of headers, receiving more waits for n / HEAD_RATE seconds
-MAX_UNREAD = 2**22  # bytes of a body; after a response that left more unread, the client is closed
+MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**16  # bytes of a body per recv
-SEND_BUFFER = 2**15  # bytes, doubled by Linux: how much of a response the kernel buffers
+SEND_BUFFER = 2**15  # bytes, doubled by Linux: how much the kernel buffers before send waits
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 
-# The phases of a connection. IDLE: no part of a request has been received since the last one.
+# The phases of a connection. IDLE: nothing has been received since the last request.
 # DRAIN: the response is sent, and what the client still sends is discarded.
 IDLE, HEAD, BODY, RESPONSE, DRAIN = range(5)
 IN_FLIGHT = (BODY, RESPONSE)
-TIMED_OUT = {
+TIMED_OUT = {  # in the other phases, a connection is closed without a warning
     HEAD: f"request headers not complete within {HEAD_TIMEOUT} s",
     BODY: f"request body stalled for {STALL_TIMEOUT} s or not complete within {READ_TIMEOUT} s",
     RESPONSE: f"response stalled for {STALL_TIMEOUT} s or not read within {SEND_TIMEOUT} s",
@@ -50,7 +51,7 @@ TIMED_OUT = {
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no types
-    """A GeventWorker that enforces deadlines, and evicts clients for new ones."""
+    """A GeventWorker that enforces deadlines, and evicts clients to make room for new ones."""
 
     timeout_ctx = nullcontext  # gunicorn's would drop a request that is just arriving
 
@@ -64,9 +65,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         while self.alive:
             self.sweep()
             sleep(SWEEP)
-        stopping_since = monotonic()
-        while (accepting or self.pool) and monotonic() < stopping_since + self.cfg.graceful_timeout:
-            self.sweep(idle_too=monotonic() > stopping_since + STOP_DELAY)
+        stop = monotonic()
+        while (accepting or self.pool) and monotonic() < stop + self.cfg.graceful_timeout:
+            self.sweep(idle_too=monotonic() > stop + STOP_DELAY)
             sleep(SWEEP)
         self.log_dropped()
         if self.pool:
@@ -85,16 +86,16 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                     self.pool.spawn(self.serve, *accepted)
             except TimeoutError:  # no new connection
                 continue
-            except BlockingIOError:  # nor one in the backlog of a stopping worker
+            except BlockingIOError:  # stopping, and no connection is left in the backlog
                 break
             except OSError:  # usually no free file descriptor
                 sleep(SWEEP)
-            if self.alive:  # otherwise clients that connect again would refill the backlog
+            if self.alive:  # without pauses, a stopping worker empties even a backlog that refills
                 sleep(YIELD)
         listener.close()
 
     def free_slot(self) -> None:
-        """Evict a client if few slots are free, and wait until at least one is."""
+        """Evict a client if few slots are free, because it may take a while, then wait for one."""
         if self.pool.free_count() <= self.pool.size // 16:
             sleep(YIELD)  # clients whose request has arrived are no longer IDLE after this
             self.evict()
@@ -103,9 +104,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             self.pool.wait_available(SWEEP)
 
     def evict(self) -> None:
-        """End the client that has been in its phase for longest, if possible an idle one."""
+        """End the client that has been in its phase for longest, preferably one not in flight."""
         evictable = [client for client in self.clients if client.deadline < math.inf]
-        if evictable:  # the others wait for the app
+        if evictable:
             self.dropped["evicted for a new connection"] += 1
             min(evictable, key=lambda client: (client.phase in IN_FLIGHT, client.began)).end()
 
@@ -114,7 +115,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         client.begin(IDLE, HEAD_TIMEOUT)
         self.clients.add(client)
-        if isinstance(address, tuple):  # not on a Unix socket; an IPv6 one prefixes IPv4 addresses
+        if isinstance(address, tuple):  # not on a Unix socket; IPv6 sockets prefix IPv4 addresses
             address = (address[0].removeprefix("::ffff:"), address[1])
         try:
             # The client also stands in for the listener, which may be closed by now.
@@ -124,20 +125,24 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
 
     def handle_request(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:
         """Serve a request, then read the rest of its body, which precedes the next request."""
-        client.begin(BODY, math.inf)  # its time starts when the app reads
+        client.begin(BODY, READ_TIMEOUT)
         request.body.reader.limit_trailer_section = MAX_HEAD
         super().handle_request(listener_name, request, client, address)
         client.begin(DRAIN, READ_TIMEOUT)
         with suppress(ParseException):  # a malformed chunk or trailer
             for _ in range(MAX_UNREAD // READ_SIZE):
-                if not request.body.read(READ_SIZE) and not client.ended:
-                    client.begin(IDLE, self.cfg.keepalive)
-                    sleep(YIELD)
-                    return
+                if request.body.read(READ_SIZE):
+                    continue
+                if client.ended:
+                    break
+                client.begin(IDLE, self.cfg.keepalive)
+                with client.waiting():
+                    sleep(YIELD)  # the next request may have arrived already, and need no recv
+                return
         raise StopIteration  # what arrives next may belong to the body
 
     def sweep(self, idle_too: bool = False) -> None:
-        """End overdue clients and, if `idle_too`, those without a request; log the drops."""
+        """End overdue clients and, if `idle_too`, those that are IDLE; log what was dropped."""
         self.notify()
         sleep(YIELD)  # after a pause of the process, first receive what has arrived meanwhile
         now = monotonic()
@@ -158,27 +163,38 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
 
 
 class Client(socket.socket):  # type: ignore[misc]
-    """A client's connection. Its deadline is infinite while the app works."""
+    """A client's connection. Its deadline is infinite unless the worker waits for the client."""
 
     ended = False
+    deadline = math.inf
 
     def begin(self, phase: int, timeout: float) -> None:
-        """Enter a phase, all of whose recvs or sends must end within `timeout` seconds."""
+        """Enter a phase, in which the worker waits for the client for `timeout` seconds in all."""
         self.phase = phase
         self.began = monotonic()
-        self.limit = self.deadline = self.began + timeout
+        self.time_left = timeout
         self.head_size = 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Set the deadline, and count the time."""
+        started = monotonic()
+        timeout = math.inf if self.phase == IDLE else STALL_TIMEOUT
+        self.deadline = started + min(self.time_left, timeout)
+        try:
+            yield
+        finally:
+            self.deadline = math.inf
+            self.time_left -= monotonic() - started
 
     def recv(self, size: int) -> bytes:
         if self.phase in (IDLE, HEAD):
             return self.recv_head(size)
-        # The app begins to read, perhaps after 100 Continue, or it reads and sends in turn.
-        if self.phase == RESPONSE or self.limit == math.inf:
+        if self.phase == RESPONSE:  # after 100 Continue, or the app reads and sends in turn
             self.begin(BODY, READ_TIMEOUT)
-        self.deadline = min(self.limit, monotonic() + STALL_TIMEOUT)
-        data = super().recv(min(size, READ_SIZE))
-        self.deadline = math.inf
-        sleep(YIELD)  # a client that never pauses would keep others waiting
+        with self.waiting():
+            data = super().recv(min(size, READ_SIZE))
+            sleep(YIELD)  # a client that never pauses would keep others waiting
         return data
 
     def recv_head(self, size: int) -> bytes:
@@ -188,9 +204,10 @@ class Client(socket.socket):  # type: ignore[misc]
         """
         if self.head_size == MAX_HEAD:
             raise LimitRequestHeaders(f"the headers are longer than {MAX_HEAD} bytes")
-        if self.phase == HEAD:
-            sleep(self.head_size / HEAD_RATE)
-        data = super().recv(min(size, MAX_HEAD - self.head_size))
+        with self.waiting():
+            if self.phase == HEAD:
+                sleep(self.head_size / HEAD_RATE)
+            data = super().recv(min(size, MAX_HEAD - self.head_size))
         if self.phase == IDLE:
             self.begin(HEAD, HEAD_TIMEOUT)
         self.head_size += len(data)
@@ -199,10 +216,8 @@ class Client(socket.socket):  # type: ignore[misc]
     def send(self, *args: Any, **kwargs: Any) -> int:
         if self.phase != RESPONSE:
             self.begin(RESPONSE, SEND_TIMEOUT)
-        self.deadline = min(self.limit, monotonic() + STALL_TIMEOUT)
-        sent = super().send(*args, **kwargs)
-        self.deadline = math.inf
-        return sent
+        with self.waiting():
+            return super().send(*args, **kwargs)
 
     def close(self) -> None:
         """Wait until the client closes the connection, or a deadline passes.
@@ -221,7 +236,7 @@ class Client(socket.socket):  # type: ignore[misc]
 
         A request that has just arrived on an idle connection is still served first. Connections
         with a request in flight are reset, because the kernel would keep an unread response for
-        minutes; those in DRAIN are not, because it may still be delivering the last response.
+        minutes; others are not, because it may still be delivering the last response.
         gevent's own shutdown would abort a pending recv, and lose what has arrived.
         """
         self.ended = True
@@ -230,8 +245,8 @@ class Client(socket.socket):  # type: ignore[misc]
             if self.phase == IDLE and self._sock.recv(1, socket.MSG_PEEK):
                 return  # handle_request closes the connection after this last request
         with suppress(OSError):  # the client may have reset it
-            if self.phase in (IDLE, DRAIN):
-                self._sock.shutdown(socket.SHUT_RD)
-            else:
+            if self.phase in IN_FLIGHT:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
                 self._sock.shutdown(socket.SHUT_RDWR)
+            else:
+                self._sock.shutdown(socket.SHUT_RD)

@@ -27,7 +27,7 @@ POST = HEAD + b"Content-Length: %d\r\n\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 UNREAD = POST.replace(b"/echo", b"/nowhere")  # a request whose body the app does not read
 HELLO = (200, b"hello!!")
-LARGE = 1_000_000  # bytes of the response to GET /large
+LARGE = 1_000_000  # bytes of the response to GET /large and /slow-large
 MAX_HEAD = 65_536  # bytes
 LINUX = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="/proc is Linux's")
 
@@ -385,6 +385,26 @@ def test_a_client_that_expects_100_continue_is_told_to_continue() -> None:
         time.sleep(3)  # longer than a response may take, shorter than a body
         client.sendall(b"hello")
         assert read_response(client) == (200, b"hello")
+
+
+def test_time_for_a_response_begins_after_100_continue() -> None:
+    expect = b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    with serve(SEND_TIMEOUT=2) as service, service.connect() as client:
+        client.sendall(HEAD.replace(b"/echo", b"/slow-large") + expect)
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        time.sleep(4)  # the app works for three seconds, and then the response waits for one
+        client.sendall(b"hello")
+        assert read_response(client) == (200, b"x" * LARGE)
+
+
+def test_unread_response_outlives_the_timeout_of_the_next_request() -> None:
+    body = bytes(40_000)
+    with serve(HEAD_TIMEOUT=1) as service, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", service.port))
+        client.sendall(POST % len(body) + body + b"GET")
+        time.sleep(2)
+        assert read_response(client) == (200, body)
 
 
 # The end

@@ -1,4 +1,4 @@
-"""Apps for the tests of the worker: a plain WSGI app, and those that people deploy with it."""
+"""Apps for the tests of the worker: a plain WSGI app, and common kinds of others."""
 
 import time
 from collections.abc import Iterable
@@ -29,6 +29,9 @@ def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable
         case "/slow":
             time.sleep(3)  # other greenlets run meanwhile
             body = b"done"
+        case "/slow-large":
+            time.sleep(3)
+            body = b"x" * 1_000_000
         case "/busy":
             end = time.monotonic() + 0.7
             while time.monotonic() < end:  # nothing else runs meanwhile
