@@ -7,9 +7,9 @@ RUN sed -i 's/^xgboost==/xgboost-cpu==/; /^pytest==/d; /^scikit-learn==/d' requi
     && pip install --no-cache-dir -r requirements.txt
 # .dockerignore lists the files that are copied.
 COPY . .
-# chmod: the checkout's file modes may allow only their owner to read. The check imports the
-# service, which writes the bytecode of everything it uses, including Python's own library: the
-# running service cannot write, and would compile all of it at each start.
+# chmod: the checkout's file modes may allow only their owner to read. The check imports the service
+# and so writes the bytecode of everything it uses, including the standard library: the running
+# service cannot write, so it would compile all of it at each start.
 RUN chmod -R a+rX . && gunicorn --check-config run:app
 USER 65534
 EXPOSE 3000

@@ -28,11 +28,11 @@ preload_app = True  # workers share the app's memory, and a model that fails to 
 # gunicorn's control socket is a file, which a read-only disk does not allow, and all services of
 # one user would share its path.
 control_socket_disable = True
-# The file that carries a worker's heartbeat: on a slow disk a heartbeat could be late, and on a
-# read-only disk the file could not exist.
+# Where the file that carries a worker's heartbeat is: on a slow disk a heartbeat could be late, and
+# on a read-only disk the file could not exist.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # Seconds that an idle connection stays open: longer than a load balancer keeps it, which could
-# otherwise send a request just as the connection is closed. AWS uses 60, nginx 60 and Heroku 90.
+# otherwise send a request just when the connection is closed. AWS uses 60, nginx 60 and Heroku 90.
 keepalive = 95
 # Seconds in which a stopping worker finishes its requests. The README promises an exit within 5
 # seconds of SIGTERM: 2 for this, 2 more if a reload (SIGHUP) is finishing, and 1 for the rest.
@@ -40,7 +40,7 @@ graceful_timeout = 2
 # Each connection needs a file descriptor, and a worker about 11 more; 32 leave a margin.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
 # The worker limits request headers to 64 KiB altogether, so a field or the request line needs no
-# lower limit (for the line, 0 means none). A field of a few bytes takes up 300 in memory: with 256
+# lower limit (for the line, 0 means none). A field of a few bytes takes 300 in memory: with 256
 # of them, headers fit into the 160 KiB per connection that kubernetes.yaml counts.
 limit_request_field_size = 2**16
 limit_request_line = 0
@@ -72,7 +72,7 @@ def when_ready(arbiter: Any) -> None:
     for address in arbiter.cfg.address:
         if isinstance(address, tuple):  # a host and a port, not the path of a Unix socket
             arbiter.log.info("Demo page: %s", settings.page_url(*address))
-    gc.freeze()  # otherwise the garbage collector would copy 30 MB of it into each worker
+    gc.freeze()  # otherwise the garbage collector would copy 30 MB of memory into each worker
     survive_pauses(arbiter)
 
 

@@ -69,8 +69,8 @@ def tabulate(
     The returned function takes float32 samples, shape (n_samples, n_features), and `convert` takes
     float32 probabilities, shape (n_samples, n_classes); both return an array of n_samples results.
     A tree ensemble is constant within each cell of the grid that its split thresholds form. So
-    `convert` is called once, here, with one sample per cell, and the returned function looks up
-    results, which equal XGBoost's bit for bit. If the table would be too large, the returned
+    the results for one sample per cell are computed here, once, and the returned function looks
+    them up: they equal XGBoost's bit for bit. If the table would be too large, the returned
     function calls XGBoost and `convert` instead.
     """
 
@@ -80,28 +80,28 @@ def tabulate(
     if not fits_table(booster, max_values):
         return compute
     edges = find_edges(booster)
-    shape = [len(edge) + 1 for edge in edges.values()]
+    shape = [len(thresholds) + 1 for thresholds in edges.values()]
 
-    # One sample per cell. Each feature's lower bounds vary along an axis of their own; the axes of
-    # length 1 that follow make NumPy repeat them. The cell that begins at infinity is that of NaN.
+    # One sample per cell. Each feature's lower bounds vary along an axis of their own, and are
+    # broadcast along the others. The cell that begins at infinity is that of NaN (see find_edges).
     cells = np.zeros((*shape, N_FEATURES), np.float32)
-    for axis, (feature, edge) in enumerate(edges.items()):
-        lower_bounds = np.insert(edge, 0, np.finfo(np.float32).min)
+    for axis, (feature, thresholds) in enumerate(edges.items()):
+        lower_bounds = np.insert(thresholds, 0, np.finfo(np.float32).min)
         lower_bounds[lower_bounds == np.inf] = np.nan
         cells[..., feature] = np.expand_dims(lower_bounds, tuple(range(1, len(shape) - axis)))
     results = compute(cells.reshape(-1, N_FEATURES))
-    edge_lists = [(feature, edge.tolist()) for feature, edge in edges.items()]
+    edge_lists = [(feature, thresholds.tolist()) for feature, thresholds in edges.items()]
 
     def look_up(samples: Array) -> Array:
         if len(samples) == 1:  # this takes 3 µs, and searchsorted 20
             sample, cell = samples[0].tolist(), 0
-            for feature, thresholds in edge_lists:
-                cell = cell * (len(thresholds) + 1) + bisect(thresholds, sample[feature])
+            for feature, edge_list in edge_lists:
+                cell = cell * (len(edge_list) + 1) + bisect(edge_list, sample[feature])
             return results[cell : cell + 1]
         found = np.zeros(len(samples), np.intp)
-        for feature, edge in edges.items():
-            found *= len(edge) + 1
-            found += edge.searchsorted(samples[:, feature], side="right")
+        for feature, thresholds in edges.items():
+            found *= len(thresholds) + 1
+            found += thresholds.searchsorted(samples[:, feature], side="right")
         return results[found]
 
     return look_up
@@ -230,9 +230,9 @@ def read_verified(path: Path) -> bytes:
 def check_version(path: Path, pickled: bytes) -> None:
     """Raise ModelError if a different minor version of XGBoost wrote the pickle.
 
-    Such a pickle may fail to load, or predict differently; a patch release changes neither. The
-    version is an array in UBJSON: its length 3 in eight bytes (L), then three int8 (i). A pickle
-    without a version contains no booster, and fails to load.
+    Such a pickle may fail to load, or predict differently, unless only the patch release differs.
+    The version is an array in UBJSON: its length 3 in eight bytes (L), then three int8 (i). A
+    pickle without a version contains no booster, and fails to load.
     """
     found = re.search(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL)
     if found is None:
@@ -245,7 +245,7 @@ def check_version(path: Path, pickled: bytes) -> None:
 
 
 class Unpickler(pickle.Unpickler):
-    """An unpickler of ALLOWED_GLOBALS only: any other could be a function that it calls."""
+    """An unpickler of ALLOWED_GLOBALS only: another could be a function, which it might call."""
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in ALLOWED_GLOBALS:

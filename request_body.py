@@ -12,8 +12,9 @@ from typing import IO, NoReturn
 from flask import Response, abort, after_this_request, current_app, request
 from werkzeug.exceptions import ServiceUnavailable
 
-# Limits in bytes on a body and its response. Small requests are exempt from the memory budget (see
-# BodyReader). If a schema's longest response would exceed a limit, its body limit is lowered.
+# Limits in bytes on a body and on its response. Where the longest response to a body could exceed
+# its limit, the limit on the body is lowered. Small requests are exempt from the memory budget (see
+# BodyReader).
 MAX_LENGTH, MAX_RESPONSE = 2**21, 3 * 2**20
 SMALL, SMALL_RESPONSE = 2**14, 3 * 2**13
 LARGE_REQUESTS = 8  # the budget, in requests of the maximum size
@@ -32,7 +33,7 @@ class BodyReader:
     sent. Its size is that of the body or of the longest possible response (`response_per_body`
     times the body), whichever is larger: the body stays in memory while a slow client sends it, and
     then the response while the client reads it. Without a budget, stalled clients would fill the
-    memory. The budget grows with a limit above MAX_RESPONSE. Raises SystemExit for a limit whose
+    memory. A `limit` above MAX_RESPONSE enlarges the budget. Raises SystemExit for a limit whose
     longest response would not fit in the budget.
     """
 
@@ -81,8 +82,8 @@ class BodyReader:
     def read_chunked(self, stream: IO[bytes]) -> bytes:
         """Return a chunked body, whose length is unknown until its end.
 
-        Each read asks for one byte more than is allowed, which shows whether the body is longer. A
-        body that is not small reserves the whole limit, because it may become that long.
+        One byte more than is allowed is read, to see whether the body is longer. A body that is not
+        small reserves the whole limit, because it may become that long.
         """
         body = read_or_abort(stream, self.small + 1)
         if self.small < len(body) <= self.limit:
@@ -98,7 +99,7 @@ class BodyReader:
     def reserve(self, length: int) -> None:
         """Reserve the size of a request in the budget until its response has been sent.
 
-        Raises ServiceUnavailable if the budget has less left.
+        Raises ServiceUnavailable if too little of the budget is left.
         """
         size = int(self.size_per_body * length)
         with self.lock:

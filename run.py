@@ -75,7 +75,7 @@ def hello() -> str:
 def predict() -> Response:
     samples = read_samples()
     if isinstance(samples, Sample):
-        # model.predict rather than predict_classes: HTTP clients get the same as Python callers.
+        # The wrapper, although predict_classes would do: HTTP and Python callers share one path.
         return json_response(LABELS[model.predict(astuple(samples))])
     return json_response(json_array(LABELS[model.predict_classes(to_array(samples))]))
 
@@ -117,8 +117,8 @@ def encode_probabilities(probabilities: model.Array) -> model.Array:
     return np.array([msgspec.json.encode(row) for row in rows], object)
 
 
-# Maps samples to their probabilities in JSON. If the model is small enough for a table, every
-# possible result is encoded here, at startup.
+# Maps samples to their probabilities in JSON. If the model is small enough for a lookup table (see
+# model.tabulate), every possible result is encoded here, at startup.
 predict_proba_in_json = model.tabulate(model.booster, encode_probabilities)
 
 
@@ -151,7 +151,7 @@ def not_found(error: NotFound) -> Response:
 def method_not_allowed(error: MethodNotAllowed) -> Response:
     """Also name the allowed methods in the body, which is all that a browser shows."""
     allowed = ", ".join(sorted(error.valid_methods or ()))
-    error.description = f"{request.path} allows {allowed}, not {request.method}. {where_to_look()}"
+    error.description = f"{request.path} allows {allowed} (not {request.method}). {where_to_look()}"
     return problem(error)
 
 

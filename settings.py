@@ -82,10 +82,10 @@ def check_names(config: dict[str, Any]) -> None:
         key = name.removeprefix("FLASK_").partition("__")[0]  # FLASK_A__B sets config["A"]["B"]
         if key in config or key in CONFIG_OPTIONS:
             continue
-        key = name.upper().removeprefix("FLASK_")
-        cutoff = 0 if key.startswith("CORS_") else 0.7
+        meant = name.upper().removeprefix("FLASK_")
+        cutoff = 0 if meant.startswith("CORS_") else 0.7
         known = [*CONFIG_OPTIONS, "MAX_CONTENT_LENGTH"]
-        nearest = get_close_matches(key, known, n=1, cutoff=cutoff)
+        nearest = get_close_matches(meant, known, n=1, cutoff=cutoff)
         if nearest:
             raise SystemExit(f"{name} is not a setting. Did you mean FLASK_{nearest[0]}?")
 
@@ -120,7 +120,7 @@ def origin_pattern(origin: Any) -> str | re.Pattern[str]:
     """Return a pattern that matches this origin only, or `*` as it is.
 
     Flask-Cors would treat text with brackets, which an IPv6 address has, as a regular expression.
-    `https://*.example.com` is rejected: as a regular expression it would allow
+    `https://*.example.com` is rejected: this regular expression would allow
     `https://xexample.com`. `null` is rejected because any site can make a page with this origin.
     """
     if origin == "*":

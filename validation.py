@@ -20,8 +20,9 @@ MAX_ERRORS = 100  # in one response: a body can contain a million, and each take
 MAX_UNKNOWN = 3  # unknown fields that one error names, at most
 MAX_QUOTED = 40  # characters of a value or a name that an error quotes, at most
 
-# The longest numbers in JSON, in bytes: a float64 in a request, such as -2.2250738585072014e-308,
-# and a float32 probability in a response, such as 0.000061033562815282494.
+# The longest numbers that JSON encoders write, in bytes: a float64 in a request, such as
+# -2.2250738585072014e-308, and a float32 probability in a response, such as
+# 0.000061033562815282494.
 MAX_NUMBER_LENGTH = 24
 MAX_PROBABILITY_LENGTH = 23
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -75,7 +76,7 @@ def read_field(info: msgspec.inspect.Field, hint: Any) -> Field:
     if kind.ge is None or kind.le is None or kind.multiple_of not in (None, 1):
         raise SystemExit(
             f"schema.py: {info.name} must have both limits, as in msgspec.Meta(ge=0, le=100), and "
-            "no multiple_of other than 1, for whole numbers."
+            "no multiple_of but 1 (for whole numbers)."
         )
     if not -FLOAT32_MAX <= kind.ge < kind.le <= FLOAT32_MAX:
         raise SystemExit(
@@ -148,9 +149,9 @@ def to_array(samples: list[Sample]) -> NDArray[np.float32]:
 class InvalidSamples(UnprocessableEntity):
     """The body is JSON, but neither a sample nor an array of samples."""
 
-    def __init__(self, errors: list[dict[str, str]], are_all: bool) -> None:
+    def __init__(self, errors: list[dict[str, str]], complete: bool) -> None:
         description = f"Expected one {SAMPLE_NAME} or an array of them; see errors."
-        if not are_all:
+        if not complete:
             description += f" Only the first {MAX_ERRORS} are listed."
         super().__init__(description)
         self.errors = errors
@@ -168,7 +169,7 @@ def abort_with_errors(body: bytes, msgspec_error: str) -> NoReturn:
         abort_as_not_json(body, error)
     if not errors:  # a field occurs twice, and iter_errors sees the last one only, which is valid
         errors = [{"pointer": "", "detail": msgspec_error}]
-    raise InvalidSamples(errors[:MAX_ERRORS], are_all=len(errors) <= MAX_ERRORS)
+    raise InvalidSamples(errors[:MAX_ERRORS], complete=len(errors) <= MAX_ERRORS)
 
 
 def iter_errors(body: bytes) -> Iterator[dict[str, str]]:
@@ -236,16 +237,16 @@ def abort_as_not_json(body: bytes, error: Exception) -> NoReturn:
 
 def locate(preceding: bytes) -> str:
     """Return " at POINTER" for the value that follows, or "" if it is not a field of a sample."""
-    name = re.search(rb'"([^"\\]*)"\s*:\s*-?$', preceding)
+    name = re.search(rb'"([^"\\]*)"\s*:\s*-?$', preceding)  # the minus is that of -Infinity
     opened = preceding.rfind(b"{")
     if name is None or opened == -1:
         return ""
     pointer = escape(name[1].decode())
-    earlier_samples = preceding[:opened].strip(b" \t\r\n,")
-    if not earlier_samples:
+    array = preceding[:opened].strip(b" \t\r\n,")  # up to the sample, such as [{...},{...}
+    if not array:
         return f" at /{pointer}"
     try:
-        index = len(msgspec.json.decode(earlier_samples + b"]", type=list[msgspec.Raw]))
+        index = len(msgspec.json.decode(array + b"]", type=list[msgspec.Raw]))
     except (msgspec.DecodeError, RecursionError):  # an object within a sample
         return ""
     return f" at /{index}/{pointer}"

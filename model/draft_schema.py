@@ -63,16 +63,16 @@ def draft(path: Path, class_column: str) -> str:
     if omitted:
         found = ", ".join(f"{column!r} (such as {cell!r})" for column, cell in omitted.items())
         print(
-            f"Left out, because they are not numeric: {found}. To keep one, leave unknown cells "
-            "empty, or replace a column of categories with one 0/1 column per category, in the CSV "
-            "and in what clients send.",
+            f"Left out, because they are not numeric: {found}. To keep one, empty the cells of "
+            "unknown values, or replace a column of categories with one 0/1 column per category, "
+            "in the CSV and in what clients send.",
             file=sys.stderr,
         )
     return fill_template(path, class_column, classes, fields, list(omitted))
 
 
 def read_columns(path: Path) -> dict[str, list[str]]:
-    """Return the cells of a CSV by column, without those that have no name.
+    """Return the cells of a CSV by column, without columns that have no name.
 
     Raises SystemExit if the file is not a table.
     """

@@ -81,15 +81,15 @@ def publish(classifier: Any, accuracy: str = "", source: str = "The classifier")
     booster = stamp(cut_to_best_iteration(classifier, source))
     predicted = predict_proba(classifier, source, samples).argmax(axis=1)
     accuracy = accuracy or describe_accuracy(classes, predicted)
-    new_model = model_files(booster)
-    with load_service(new_model) as service:
+    new_files = model_files(booster)
+    with load_service(new_files) as service:
         splits, _ = service.model.read_splits(service.model.booster)
         check_ranges(splits, source, samples, has_names)
         check_predictions(service, classifier, source, samples)
         generated = write_docs.generate(
             service, classifier, examples, samples, classes, read_feature_columns(), accuracy
         )
-    files: dict[str, bytes | None] = {**new_model, **generated}  # None: must not exist
+    files: dict[str, bytes | None] = {**new_files, **generated}  # None: must not exist
     for name, content in files.items():
         if content is None:
             (ROOT / name).unlink(missing_ok=True)
@@ -124,7 +124,7 @@ def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     empty cell of an optional field; the classes are indices of CLASSES, shape (n_samples,). Raises
     SystemExit if DATA or schema.py is invalid, or if they do not fit each other.
     """
-    if len(NAMES) < 2:  # the documentation shows an error in one field, and one that is missing
+    if len(NAMES) < 2:  # the documentation shows an invalid field and a missing one
         raise SystemExit(f"schema.py: the sample must have two or more fields, not just {NAMES}.")
     are_names = all(isinstance(name, str) for name in CLASSES)
     if not are_names or len(CLASSES) < 2 or len(set(CLASSES)) < len(CLASSES):
@@ -280,19 +280,18 @@ def read_classifier(path: Path) -> Any:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if content.startswith(b"{"):  # .json or .ubj
-                if not content.rstrip().endswith(b"}"):  # XGBoost can crash
+                if not content.rstrip().endswith(b"}"):  # XGBoost could crash on it
                     raise ValueError("the end of the file is missing")
                 return load_as_classifier(bytearray(content))
             loaded = joblib.load(io.BytesIO(content))
     except Exception as error:
         raise SystemExit(
-            f"{path} cannot be loaded ({summarize(error)}): it is damaged, in an unsupported "
+            f"{path} cannot be loaded ({summarize(error)}): it is damaged or in an unsupported "
             f"format, or needs a module that is not installed. {SAVE_AGAIN}"
         ) from error
     for warning in caught:
-        if "older version of XGBoost" in str(
-            warning.message
-        ):  # XGBoost's words also for a newer one
+        # These words are also XGBoost's for a newer version.
+        if "older version of XGBoost" in str(warning.message):
             raise SystemExit(f"{path} was pickled by another version of XGBoost. {SAVE_AGAIN}")
     loaded = getattr(loaded, "best_estimator_", loaded)  # of a fitted search
     if isinstance(loaded, xgboost.Booster):
@@ -304,8 +303,8 @@ def load_as_classifier(content: bytearray) -> XGBClassifier:
     classifier = XGBClassifier()
     classifier.load_model(content)
     print(
-        "Only NaN counts as missing. If the classifier was trained with another missing value, "
-        "publish its pickle: a Booster, .json and .ubj do not store it."
+        "Only NaN counts as missing. If you set `missing` in training, publish a pickle of the "
+        "classifier, so that a difference is noticed: a Booster, .json and .ubj do not store it."
     )
     return classifier
 
@@ -320,8 +319,9 @@ def summarize(error: Exception) -> str:
 def check_kind(classifier: Any, source: str) -> None:
     """Raise SystemExit unless this is a kind of classifier that the service can predict with.
 
-    Its booster is set to the CPU, because a GPU's probabilities differ in their last bits. The
-    classifier's own set_params would change the bytes that are written.
+    Its booster is set to the CPU, because a GPU's probabilities differ in their last bits.
+    XGBClassifier.set_params would also write its other parameters into the booster, and so into
+    the model file.
     """
     if not isinstance(classifier, XGBClassifier):
         raise SystemExit(
@@ -368,8 +368,8 @@ def check_kind(classifier: Any, source: str) -> None:
 def check_names(classifier: XGBClassifier, source: str) -> bool:
     """Return whether the classifier knows its features' names.
 
-    Raises SystemExit if it has other features than schema.py. Numbers, such as 0 or f0, are
-    the names of a DataFrame or an array without column names, and do not count.
+    Raises SystemExit if it has other features than schema.py. Numbered names, such as 0 or
+    f0, come from a DataFrame or an array without column names, and do not count.
     """
     booster = classifier.get_booster()
     names = booster.feature_names or []
@@ -381,12 +381,13 @@ def check_names(classifier: XGBClassifier, source: str) -> bool:
                 "features."
             )
         return False
-    fields = dict(zip(map(normalize, NAMES), schema.Sample.__struct_fields__, strict=True))
-    wanted = [fields.get(normalize(name), name) for name in names]
-    if wanted != list(fields.values()):
+    fields = list(schema.Sample.__struct_fields__)
+    field_by_name = dict(zip(map(normalize, NAMES), fields, strict=True))
+    wanted = [field_by_name.get(normalize(name), name) for name in names]
+    if wanted != fields:
         raise SystemExit(
             f"{source} was trained on the columns {names}. The fields of schema.py must be "
-            f"{wanted}, in this order, not {list(fields.values())}."
+            f"{wanted}, in this order, not {fields}."
         )
     return True
 
@@ -421,7 +422,7 @@ def predict_proba(classifier: XGBClassifier, source: str, samples: Array) -> Arr
     except Exception as error:
         raise SystemExit(
             f"{source} fails to predict ({summarize(error)}). Train an XGBClassifier, and "
-            "save it as fit() leaves it."
+            "save it right after fit()."
         ) from error
     return probabilities
 
@@ -445,12 +446,12 @@ def check_ranges(
         f"their column in {schema.DATA}"
     )
     if has_names:
-        print(f"Warning: {problem}. Was it trained in other units, or on scaled values?")
+        print(f"Warning: {problem}. Was it trained on other units, or on scaled values?")
         return
     raise SystemExit(
-        f"{problem}, and it has no feature names, so it was probably trained on columns in another "
-        f"order or in other units than {NAMES}. Reorder the fields of schema.py to match its "
-        "columns; clients are not affected. If the order and the units are right, set "
+        f"{problem}, and the model has no feature names: it was probably trained on columns in "
+        f"another order or in other units than {NAMES}. Reorder the fields of schema.py to match "
+        "its columns; clients are not affected. If the order and the units are right, set "
         f"classifier.get_booster().feature_names = {NAMES}, save the classifier and publish it "
         "again."
     )
@@ -532,8 +533,8 @@ def check_predictions(
     """
     combined = combine(service.model, samples)
     allowed = move_into_limits(combined)
-    compare(allowed, partial(post, service.app), classifier, source)
-    if np.isnan(classifier.missing):
+    compare(allowed, partial(post, service), classifier, source)
+    if np.isnan(classifier.missing):  # another value may be one that clients cannot send
         look_up = service.model.tabulate(service.model.booster, lambda array: array)
         compare(combined, look_up, classifier, source)
 
@@ -571,7 +572,7 @@ def compare(
     found = predict(samples)
     different = (expected != found).any(axis=1)
     if different.any():
-        cause = "Was the classifier changed after fit()? Save it as fit() leaves it"
+        cause = "Was the classifier changed after fit()? Save it right after fit()"
         if not np.isnan(classifier.missing):
             cause = (
                 f"It treats {classifier.missing} as missing, but the service treats only NaN as "
@@ -589,10 +590,10 @@ def shorten(values: Array) -> str:
     return f"[{', '.join(map(str, values.astype(np.float32)))}]"
 
 
-def post(app: Any, samples: Array) -> Array:
-    """Return the probabilities that the app predicts, through /predict_proba."""
-    client = app.test_client()
-    batch_size = app.config["MAX_CONTENT_LENGTH"] // validation.LONGEST_SAMPLE
+def post(service: ModuleType, samples: Array) -> Array:
+    """Return the probabilities that the service predicts, through /predict_proba."""
+    client = service.app.test_client()
+    batch_size = write_docs.samples_per_body(service)
     probabilities: list[dict[str, float]] = []
     for start in range(0, len(samples), batch_size):
         batch = [write_docs.to_object(sample) for sample in samples[start : start + batch_size]]
@@ -626,7 +627,7 @@ def print_confusion(classes: Array, predicted: Array) -> None:
         reordered = [CLASSES[index] for index in best.argsort()]
         print(
             f"Warning: with CLASSES = {tuple(reordered)} in schema.py, more predictions would be "
-            "right. If the model has the classes in this order, publish it again."
+            "right. If this is the model's order, change schema.py and publish the model again."
         )
 
 

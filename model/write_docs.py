@@ -59,7 +59,7 @@ def generate(
     openapi = describe_api(service, example, other)
     data = training_data(samples, classes) if schema.PUBLISH_DATA else None
     info = model_info(service, classifier, example, samples, classes)
-    batch_size = service.body_reader.limit // LONGEST_SAMPLE
+    batch_size = samples_per_body(service)
     null_in_python = ".astype(object).where(lambda samples: samples.notna(), None)"
     return {
         "docs/predict_csv.py": write_recipe(PYTHON_RECIPE, null_in_python, batch_size, columns),
@@ -74,6 +74,11 @@ def generate(
         ),
         "README.md": update_readme(service, example, other, len(samples), accuracy),
     }
+
+
+def samples_per_body(service: ModuleType) -> int:
+    """Return how many samples fit in a body of compact JSON, whatever their values."""
+    return service.body_reader.limit // LONGEST_SAMPLE
 
 
 def to_object(sample: Array) -> JsonObject:
@@ -105,7 +110,7 @@ def call(
 
 
 class Template(string.Template):
-    """A text in which %name stands for a value."""
+    """A text in which %name is replaced by a value."""
 
     delimiter = "%"
 
@@ -313,7 +318,7 @@ write.csv(table, "predicted.csv", row.names = FALSE)
 def write_recipe(recipe: Template, null: str, batch_size: int, columns: list[str]) -> bytes:
     """Return a recipe for DATA that sends `batch_size` samples per request.
 
-    `columns` are the features' columns in DATA, and `null` converts missing values.
+    `columns` are the features' columns in DATA, and `null` is code that converts missing values.
     """
     has_optional = any(field.is_optional for field in FIELDS)
     in_python = json.dumps(columns, ensure_ascii=False)
@@ -374,8 +379,8 @@ def model_info(
                 "optional": field.is_optional,
                 "distinct": len(np.unique(values)) if schema.PUBLISH_DATA else None,
                 "importance": round(gains.get(field.name, 0) / sum_of_gains, 6),
-                # The shortest decimals of these float32, because clients compare with them. An
-                # optional feature also has infinity as an edge.
+                # The shortest decimals of these float32 values, because the demo page compares with
+                # them. An optional feature also has infinity as an edge.
                 "thresholds": [float(str(value)) for value in edge if np.isfinite(value)],
             }
         )
@@ -527,7 +532,7 @@ def api_block(service: ModuleType, example: JsonObject, other: JsonObject) -> st
     # The error's pointer shows the invalid object's index.
     error = call(service, "/predict", 422, json=[example] * 17 + [invalid]).text
     reader = service.body_reader
-    batch_size = reader.limit // LONGEST_SAMPLE
+    room = f"at least {samples_per_body(service):,} {SAMPLE_NAME}s fit, without spaces"
     return f"""\
 | Request | Response |
 |---|---|
@@ -543,9 +548,9 @@ Each {SAMPLE_NAME} is a JSON object with {list_fields()}; other fields are ignor
 |---|---|
 | 400 | the body is not JSON in UTF-8 (JSON has no `NaN`), is nested too deeply, or is incomplete |
 | 404, 405 | there is no such path, or the path does not allow the method |
-| 413 | the body is longer than {format_bytes(reader.limit)} ({batch_size:,} compact objects fit) |
+| 413 | the body is longer than {format_bytes(reader.limit)} ({room}) |
 | 415 | the Content-Type is not `application/json`, or there is a Content-Encoding |
-| 422 | an object or field is missing or invalid: `errors` lists each one, up to {MAX_ERRORS} |
+| 422 | a field is missing, or a value is invalid: `errors` lists each one, up to {MAX_ERRORS} |
 | 503 | too many requests over {format_bytes(reader.small)} are in progress: see `Retry-After` |
 
 {code_block("json", error)}"""
@@ -564,11 +569,11 @@ def list_fields() -> str:
 
 def model_block(service: ModuleType, n_samples: int, accuracy: str) -> str:
     model = service.model
-    predictions = "XGBoost for each sample, because a table would be too large"
+    predictions = "XGBoost for each sample, because a lookup table would be too large"
     if model.fits_table(model.booster):
         sizes = [len(edge) + 1 for edge in model.find_edges(model.booster).values()]
         product = " × ".join(map(str, sizes))  # noqa: RUF001
-        predictions = f"a table of {product} = {math.prod(sizes):,} cells"
+        predictions = f"a lookup table of {product} = {math.prod(sizes):,} cells"
     return "\n".join(
         [
             f"- current model: `model/{model.PATH.name}`, SHA-256 {model.digest()[:12]}…",

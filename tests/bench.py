@@ -81,7 +81,7 @@ def medians(*calls: Callable[[], Any], rounds: int = 30, times: int = 1) -> list
 
 
 def post(app: Flask, body: bytes, path: str = "/predict") -> None:
-    """Call the application as a WSGI server does."""
+    """Call the application like a WSGI server."""
     environ = {
         "REQUEST_METHOD": "POST",
         "PATH_INFO": path,
@@ -198,7 +198,7 @@ def under_load() -> None:
     rate = statistics.median(ours[0] for _, ours, _ in rounds)
     spread = statistics.median(ours[2] / ours[1] for _, ours, _ in rounds)
     flowers = statistics.median(thousand[0] for *_, thousand in rounds) / 1_000
-    print(f"{ratio:8.2f}  requests per second / a constant, two workers, 16 connections")
+    print(f"{ratio:8.2f}  requests per second / the empty app's, two workers, 16 connections")
     print(f"{spread:8.1f}  99th percentile of latency / median")
     print(f"{rate / slow:8.0f}  requests per second / the tutorials' app ({rate:.0f} / {slow:.0f})")
     print(f"{flowers:8.2f}  million flowers per second, a thousand per request")

@@ -1,4 +1,4 @@
-"""The real server, in a process of its own, clients that put load on it, and other tools."""
+"""The real server in a process of its own, clients that put load on it, and other tools."""
 
 import contextlib
 import http.client
@@ -52,7 +52,7 @@ def run_tool(*command: str | Path, cwd: Path = ROOT / "tests") -> str:
 
 def node(program: str, *arguments: str | Path) -> str:
     """Run a program in Node, if the npm packages that it imports are installed."""
-    for package in re.findall('from "([^:]*?)"', program):
+    for package in re.findall('from "([^:]*?)"', program):  # not node:fs and the like
         tool(package)
     return run_tool("node", "--input-type=module", "--eval", program, *arguments)
 

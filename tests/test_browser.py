@@ -611,11 +611,11 @@ def test_plot_shows_the_chosen_axes(browser: webdriver.Chrome) -> None:
         assert [option.text for option in across.options] == ["b (cm)", "a", "c"]
         assert [select.first_selected_option.text for select in selects] == ["b (cm)", "a"]
         section = browser.find_element(By.CLASS_NAME, "plot")
-        assert section.accessible_name == "Plot of b against a"
+        assert section.accessible_name == "Plot of a against b"
         across.select_by_visible_text("a")
         assert [select.first_selected_option.text for select in selects] == ["a", "b (cm)"]
         up.select_by_visible_text("c")
-        assert section.accessible_name == "Plot of a against c"
+        assert section.accessible_name == "Plot of c against a"
         click(
             browser,
             *browser.execute_script("""

@@ -236,7 +236,7 @@ def test_invalid_schema_is_rejected(
 
 LIMITS = (
     "schema.py: width must have both limits, as in msgspec.Meta(ge=0, le=100), and no multiple_of "
-    "other than 1, for whole numbers."
+    "but 1 (for whole numbers)."
 )
 FLOAT = "schema.py: width must be float or float | None."
 FINITE = "schema.py: width must have ge < le, and both must be finite in float32."
@@ -471,7 +471,7 @@ def test_draft_leaves_out_text_with_the_cure(
     assert "color:" not in text
     assert capsys.readouterr().err == (
         "Left out, because they are not numeric: 'color' (such as 'red'), 'age' (such as 'NA'), "
-        "'note' (such as ''). To keep one, leave unknown cells empty, or replace a column "
+        "'note' (such as ''). To keep one, empty the cells of unknown values, or replace a column "
         "of categories with one 0/1 column per category, in the CSV and in what clients send.\n"
     )
 

@@ -91,7 +91,7 @@ def test_model_trained_elsewhere_passes_the_tests(copy: Path, tmp_path: Path) ->
 
 
 def test_table_with_missing_values_passes_the_tests(copy: Path) -> None:
-    """A table as its owner has it: negative and missing numbers, text, and odd names."""
+    """A realistic table: negative and missing numbers, text, and odd names."""
     random = np.random.default_rng(0)
     rows = []
     for number in range(400):

@@ -187,7 +187,7 @@ def test_wrong_method_returns_405_with_allowed_methods(
     problem = assert_is_problem(response, 405)
     assert response.allow.as_set() == {method.lower() for method in allowed}
     assert problem["detail"] == (
-        f"{path} allows {', '.join(sorted(allowed))}, not {method}. See the demo page at "
+        f"{path} allows {', '.join(sorted(allowed))} (not {method}). See the demo page at "
         "/static/index.html or the OpenAPI description at /static/openapi.json."
     )
 

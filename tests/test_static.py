@@ -187,8 +187,8 @@ def format_length(length: int) -> str:
 
 
 def test_body_has_room_for_as_many_samples_as_documented(client: FlaskClient) -> None:
-    """Send values with as many digits as they can have, in compact JSON."""
-    (room,) = re.findall(r"([\d,]+) compact objects fit", README)
+    """Send values with the largest number of digits, in compact JSON."""
+    (room,) = re.findall(r"at least ([\d,]+) \w[\w ]*s fit", README)
     count = int(room.replace(",", ""))
     values = np.array([longest_value(field) for field in FIELDS])
     sample = msgspec.json.encode(dict(zip(SAMPLE, values.tolist(), strict=True)))

@@ -1,4 +1,4 @@
-"""What the worker promises to any WSGI app's clients, and against those that mean harm."""
+"""The worker's promises to clients of any WSGI app, and its bounds against hostile clients."""
 
 import contextlib
 import json
@@ -138,7 +138,7 @@ def test_oldest_idle_connection_is_evicted_before_one_that_has_sent_nothing_yet(
         assert read_response(new) == HELLO
 
 
-def test_a_client_is_not_evicted_if_no_other_waits() -> None:
+def test_full_worker_evicts_no_client_until_another_connects() -> None:
     with serve(APP, "--worker-connections=1") as service:
         connection = HTTPConnection("127.0.0.1", service.port, timeout=8)
         connection.request("GET", "/")
@@ -159,7 +159,7 @@ def test_time_for_a_body_begins_when_the_app_reads_it() -> None:
         assert read_response(client) == (200, b"0123456789")
 
 
-def test_a_request_is_not_evicted_while_the_app_is_at_work() -> None:
+def test_request_is_not_evicted_while_the_app_works() -> None:
     with serve(APP, "--worker-connections=1") as service, contextlib.ExitStack() as stack:
         client = stack.enter_context(service.connect())
         client.sendall(GET.replace(b"/", b"/slow", 1))
@@ -223,7 +223,7 @@ def dropped(service: Service, reason: str) -> int:
     return sum(map(int, counts))
 
 
-def test_an_unread_response_ends_with_a_reset() -> None:
+def test_stalled_response_ends_with_a_reset() -> None:
     with serve(STALL_TIMEOUT=1) as service, service.connect() as client:
         client.sendall(GET.replace(b"/", b"/large", 1) * 20)
         poll = select.poll()
@@ -239,7 +239,7 @@ def test_an_unread_response_ends_with_a_reset() -> None:
     [HEAD, POST % 1000, CHUNKED + b"fff\r\n", UNREAD % 1000],
     ids=["head", "body", "chunked body", "unread body"],
 )
-def test_clients_that_drip_are_dropped_when_the_time_for_a_request_has_passed(sent: bytes) -> None:
+def test_dripping_clients_are_dropped_when_the_time_for_a_request_has_passed(sent: bytes) -> None:
     with serve(HEAD_TIMEOUT=2, READ_TIMEOUT=2) as service, service.connect() as client:
         client.sendall(sent)
         started = time.monotonic()
@@ -251,7 +251,7 @@ def test_clients_that_drip_are_dropped_when_the_time_for_a_request_has_passed(se
         assert time.monotonic() > started + 1
 
 
-def test_a_client_that_drips_its_response_is_dropped() -> None:
+def test_client_that_reads_too_slowly_is_dropped() -> None:
     with serve(SEND_TIMEOUT=2) as service, service.connect() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.sendall(GET.replace(b"/", b"/large", 1) * 10)
@@ -263,7 +263,7 @@ def test_a_client_that_drips_its_response_is_dropped() -> None:
 
 
 @pytest.mark.slow
-def test_a_body_and_a_response_at_half_a_megabit_per_second_are_complete(service: Service) -> None:
+def test_body_and_response_at_half_a_megabit_per_second_are_complete(service: Service) -> None:
     rate = 75_000  # bytes per second
     body = bytes(11 * rate)
     client = socket.socket()
@@ -283,7 +283,7 @@ def test_a_body_and_a_response_at_half_a_megabit_per_second_are_complete(service
 
 
 @LINUX
-def test_a_request_that_has_arrived_when_keep_alive_expires_is_served() -> None:
+def test_request_that_has_arrived_when_keep_alive_expires_is_served() -> None:
     with serve(APP, "--keep-alive=1") as service, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(service.connect()) for _ in range(100)]
         for client in clients:
@@ -350,7 +350,7 @@ def test_trailers_over_64_kib_are_rejected(service: Service) -> None:
     ],
     ids=["400", "431", "unread body", "long unread body"],
 )
-def test_a_client_that_sends_everything_first_reads_the_error(
+def test_client_that_sends_everything_first_can_read_the_error(
     service: Service, sent: bytes, expected: int
 ) -> None:
     for _ in range(20):  # a reset would not lose every response
@@ -359,7 +359,7 @@ def test_a_client_that_sends_everything_first_reads_the_error(
             assert read_response(client)[0] == expected
 
 
-def test_an_unread_body_leaves_its_connection_open_unless_it_is_long(service: Service) -> None:
+def test_connection_stays_open_after_an_unread_body_unless_it_is_long(service: Service) -> None:
     with service.connect() as client:
         for length in (5, 3_000_000, 5_000_000):
             client.sendall(UNREAD % length + bytes(length))
@@ -367,7 +367,7 @@ def test_an_unread_body_leaves_its_connection_open_unless_it_is_long(service: Se
         assert client.recv(1) == b""
 
 
-def test_an_unread_chunk_is_not_taken_for_a_request(service: Service) -> None:
+def test_unread_chunk_is_not_taken_for_a_request(service: Service) -> None:
     smuggled = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
     head = CHUNKED.replace(b"/echo", b"/nowhere")
     short = service.send(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(smuggled), smuggled))
@@ -378,7 +378,7 @@ def test_an_unread_chunk_is_not_taken_for_a_request(service: Service) -> None:
     assert malformed.count(b"HTTP/1.1 ") == 1
 
 
-def test_a_client_that_expects_100_continue_is_told_to_continue() -> None:
+def test_client_that_expects_100_continue_receives_it() -> None:
     with serve(SEND_TIMEOUT=2, READ_TIMEOUT=6) as service, service.connect() as client:
         client.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
         assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -437,7 +437,7 @@ def test_sigterm_finishes_requests_in_flight_and_in_the_backlog() -> None:
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGTERM]])
-def test_a_stopping_service_does_not_wait_for_stalled_clients(
+def test_stopping_service_does_not_wait_for_stalled_clients(
     signals: list[signal.Signals],
 ) -> None:
     with serve(workers=2) as service, contextlib.ExitStack() as stack:
@@ -463,7 +463,7 @@ def test_idle_connections_do_not_delay_a_worker_that_stops() -> None:
         assert all(client.recv(1) == b"" for client in idle)
 
 
-def test_a_service_without_free_file_descriptors_loses_no_request_when_it_stops() -> None:
+def test_stopping_service_without_free_file_descriptors_loses_no_request() -> None:
     gunicorn = f"ulimit -n 64; exec {sys.executable} -m gunicorn {APP}"
     with (
         Service("sh", "-c", gunicorn, WEB_CONCURRENCY="1") as service,
@@ -498,9 +498,7 @@ def test_a_service_without_free_file_descriptors_loses_no_request_when_it_stops(
         ),
     ],
 )
-def test_an_unsupported_setting_stops_the_startup(
-    tmp_path: Path, arguments: str, error: str
-) -> None:
+def test_unsupported_setting_aborts_startup(tmp_path: Path, arguments: str, error: str) -> None:
     (tmp_path / "h2.py").write_text("__version__ = '4.3.0'")  # without it, gunicorn says so itself
     command = [sys.executable, "-m", "gunicorn", APP, arguments]
     env = {**os.environ, "PORT": str(free_port()), "PYTHONPATH": str(tmp_path)}
@@ -510,7 +508,7 @@ def test_an_unsupported_setting_stops_the_startup(
     assert ended.stderr.splitlines()[-1] == error
 
 
-def test_a_unix_socket_is_served(tmp_path: Path) -> None:
+def test_unix_socket_is_served(tmp_path: Path) -> None:
     path = tmp_path / "worker.sock"
     port = free_port()
     with (
@@ -522,5 +520,5 @@ def test_a_unix_socket_is_served(tmp_path: Path) -> None:
         assert read_response(client) == HELLO
 
 
-def test_an_ipv4_client_has_its_ipv4_address(service: Service) -> None:
+def test_ipv4_client_has_an_ipv4_address(service: Service) -> None:
     assert service.request("GET", "/client")[2] == b"127.0.0.1"

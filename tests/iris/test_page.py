@@ -56,7 +56,7 @@ def test_page_shows_the_virginica_of_the_readme(
     assert text(browser, "#response") == '{"return":"2"}'
     assert hint(browser, "petalWidthCm").endswith(" cm")
     plot = browser.find_element(By.CLASS_NAME, "plot")
-    assert plot.accessible_name == "Plot of petal length against petal width"
+    assert plot.accessible_name == "Plot of petal width against petal length"
     points = browser.find_elements(By.CSS_SELECTOR, "#points use")
     assert len(points) == len(DATA) == 150
     assert "150 flowers" in text(browser, "header")

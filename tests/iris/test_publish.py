@@ -463,7 +463,7 @@ REJECTED: dict[str, tuple[str, Callable[[], Any], str]] = {
         ".json",
         lambda: XGBRegressor(**SMALL).fit(SAMPLES, CLASSES),
         "cannot be loaded (TypeError: Loading an estimator with different type. Expecting: "
-        "classifier, got: regressor): it is damaged, in an unsupported format, or needs a module "
+        "classifier, got: regressor): it is damaged or in an unsupported format, or needs a module "
         f"that is not installed. {SAVE_AGAIN}",
     ),
     "ranker": (
@@ -501,7 +501,7 @@ REJECTED: dict[str, tuple[str, Callable[[], Any], str]] = {
         ".pkl",
         assign_booster,
         "fails to predict (AttributeError: 'XGBClassifier' object has no attribute "
-        "'n_classes_'). Train an XGBClassifier, and save it as fit() leaves it.",
+        "'n_classes_'). Train an XGBClassifier, and save it right after fit().",
     ),
 }
 
@@ -530,7 +530,7 @@ DIFFERS = r"{path} predicts \[[^]]+\] for \[[^]]+\], but the service would predi
             "It treats 0.2 as missing, but the service treats only NaN as missing: train without "
             "setting missing.",
         ),
-        (change_objective, "Was the classifier changed after fit()? Save it as fit() leaves it."),
+        (change_objective, "Was the classifier changed after fit()? Save it right after fit()."),
     ],
     ids=["missing=0", "missing=0.2", "changed objective"],
 )
@@ -577,7 +577,7 @@ def test_damaged_file_is_rejected(
     message = reject(path)
     assert message.startswith(f"{path} cannot be loaded ({error}")
     assert message.endswith(
-        "): it is damaged, in an unsupported format, or needs a module that is not installed. "
+        "): it is damaged or in an unsupported format, or needs a module that is not installed. "
         f"{SAVE_AGAIN}"
     )
 
@@ -633,7 +633,7 @@ def test_columns_of_other_ranges_are_rejected_with_the_cure(
     names = re.escape(str(publish.NAMES))
     assert re.fullmatch(
         rf"\d+ of the \d+ thresholds of {path} lie outside the range of their column in "
-        "model/iris.csv, and it has no feature names, so it was probably trained on columns in "
+        "model/iris.csv, and the model has no feature names: it was probably trained on columns in "
         rf"another order or in other units than {names}. Reorder the fields of schema.py to match "
         "its columns; clients are not affected. If the order and the units are right, set "
         rf"classifier.get_booster\(\).feature_names = {names}, save the classifier and publish it "
@@ -653,7 +653,7 @@ def test_named_columns_of_other_ranges_are_a_warning(
     publish.check_ranges([(0, 51.0), (3, 0.8)], "model.json", SAMPLES, has_names=True)
     assert capsys.readouterr().out == (
         "Warning: 1 of the 2 thresholds of model.json lie outside the range of their column in "
-        "model/iris.csv. Was it trained in other units, or on scaled values?\n"
+        "model/iris.csv. Was it trained on other units, or on scaled values?\n"
     )
 
 
@@ -661,8 +661,8 @@ def test_named_columns_of_other_ranges_are_a_warning(
 
 EARLY = "Early stopping: only the first {} of {} boosting rounds are served.\n"
 ONLY_NAN = (
-    "Only NaN counts as missing. If the classifier was trained with another missing value, publish "
-    "its pickle: a Booster, .json and .ubj do not store it.\n"
+    "Only NaN counts as missing. If you set `missing` in training, publish a pickle of the "
+    "classifier, so that a difference is noticed: a Booster, .json and .ubj do not store it.\n"
 )
 
 
@@ -686,7 +686,8 @@ def test_renamed_classes_are_a_warning(
     publish_file(save(classifier, tmp_path / "model.pkl"))
     assert (
         "Warning: with CLASSES = ('virginica', 'setosa', 'versicolor') in schema.py, more "
-        "predictions would be right. If the model has the classes in this order, publish it again."
+        "predictions would be right. If this is the model's order, change schema.py and publish "
+        "the model again."
     ) in capsys.readouterr().out
 
 
