@@ -376,8 +376,8 @@ REJECTED: dict[str, tuple[str, Callable[[], Any], str]] = {
         ".pkl",
         lambda: fit().set_params(missing=None),
         "fails to predict (XGBoostError: Invalid type for: `missing`, expecting one of "
-        "the: {`Number`, `Integer`}, got: `Null`). Train an XGBClassifier, and save it as fit() "
-        "leaves it.",
+        "the: {`Number`, `Integer`}, got: `Null`). Train an XGBClassifier, and save it right "
+        "after fit().",
     ),
     "categories": (".pkl", train_on_categories, ONE_HOT),
     "categories, json": (".json", train_on_categories, ONE_HOT),
