@@ -28,8 +28,8 @@ preload_app = True  # workers share the app's memory, and a model that fails to 
 # gunicorn's control socket is a file, which a read-only disk does not allow, and all services of
 # one user would share its path.
 control_socket_disable = True
-# Where the file that carries a worker's heartbeat is: on a slow disk a heartbeat could be late, and
-# on a read-only disk the file could not exist.
+# The folder of the workers' heartbeat files: on a slow disk a heartbeat could be late, and on a
+# read-only disk the files could not exist.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # Seconds that an idle connection stays open: longer than a load balancer keeps it, which could
 # otherwise send a request just when the connection is closed. AWS uses 60, nginx 60 and Heroku 90.
@@ -45,9 +45,9 @@ worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 3
 limit_request_field_size = 2**16
 limit_request_line = 0
 limit_request_fields = 2**8
-# Nothing here depends on the scheme, and only the URLs in messages depend on SCRIPT_NAME. gunicorn
-# would reject contradictory scheme headers from a proxy, and obey a SCRIPT_NAME that a client sent
-# through a proxy.
+# Ignore both kinds of headers: nothing here depends on the scheme, and only the URLs in messages
+# depend on SCRIPT_NAME. gunicorn would reject contradictory scheme headers from a proxy, and obey a
+# SCRIPT_NAME that a client sent through a proxy.
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
 # Once enabled with --access-logfile: client, time, request, status, bytes, seconds, request ID.

@@ -6,8 +6,8 @@ not supported. The rest relies on undocumented behavior; tests/test_worker.py fa
 - `self.sockets` are gevent's. gevent's sendall calls `send`, and `_sock` is the real socket.
 - AsyncWorker.handle only needs its listener's address, and passes each request to handle_request.
   It calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders.
-- It closes the connection after StopIteration, which its handle_request raises after a request
-  that began when `alive` was already false.
+- handle closes the connection after StopIteration, which AsyncWorker.handle_request raises after a
+  request that began when `alive` was already false.
 - request.body is what the app left unread. If it is chunked, its reader has a limit for trailers.
 """
 
@@ -25,17 +25,17 @@ from gunicorn.http.errors import LimitRequestHeaders, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
 HEAD_TIMEOUT = 10  # seconds until a new connection sends something, then for a request's headers
-READ_TIMEOUT = 60  # seconds of waiting for the client in a request's body
-SEND_TIMEOUT = 60  # the same in a response; raise both if the app accepts bodies over 2 MiB
+READ_TIMEOUT = 60  # total seconds spent waiting for a request's body; raise for more than 2 MiB
+SEND_TIMEOUT = 60  # total seconds spent waiting for a client to read a response; the same applies
 STALL_TIMEOUT = 10  # seconds without progress in a body or response
 STOP_DELAY = 0.5  # seconds until a stopping worker closes IDLE clients: a request may be on its way
 SWEEP = 0.1  # seconds between checks of the deadlines
 LOG_INTERVAL = 10  # seconds between rounds of warnings
 YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would skip those waiting for I/O
 MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forward no more
-HEAD_RATE = 2**22  # after n bytes of headers, receiving more waits for n / HEAD_RATE seconds
-MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
-READ_SIZE = 2**16  # bytes of a body per recv
+HEAD_RATE = 2**22  # bytes per second: recv_head pauses for the size so far / HEAD_RATE
+MAX_UNREAD = 2**22  # bytes of a body; if the app leaves as many unread, the connection is closed
+READ_SIZE = 2**14  # bytes of a body per recv: with 64 KiB, stalled bodies take twice the memory
 SEND_BUFFER = 2**15  # bytes, doubled by Linux: how much the kernel buffers before send waits
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 
@@ -90,12 +90,12 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                 break
             except OSError:  # usually no free file descriptor
                 sleep(SWEEP)
-            if self.alive:  # without pauses, a stopping worker empties even a backlog that refills
+            if self.alive:  # when stopping, don't pause: the backlog may refill meanwhile
                 sleep(YIELD)
         listener.close()
 
     def free_slot(self) -> None:
-        """Evict a client if few slots are free, because it may take a while, then wait for one."""
+        """Wait for a free slot; if few are left, evict a client early: ending one takes a while."""
         if self.pool.free_count() <= self.pool.size // 16:
             sleep(YIELD)  # clients whose request has arrived are no longer IDLE after this
             self.evict()
@@ -106,7 +106,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def evict(self) -> None:
         """End the client that has been in its phase for longest, preferably one not in flight."""
         evictable = [client for client in self.clients if client.deadline < math.inf]
-        if evictable:
+        if evictable:  # the app works for the others
             self.dropped["evicted for a new connection"] += 1
             min(evictable, key=lambda client: (client.phase in IN_FLIGHT, client.began)).end()
 
@@ -133,18 +133,18 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             for _ in range(MAX_UNREAD // READ_SIZE):
                 if request.body.read(READ_SIZE):
                     continue
-                if client.ended:
+                if client.ended:  # while it was idle, or its body was cut short
                     break
                 client.begin(IDLE, self.cfg.keepalive)
-                with client.waiting():
-                    sleep(YIELD)  # the next request may have arrived already, and need no recv
+                with client.waiting():  # a pipelining client needs no recv: evict it here
+                    sleep(YIELD)
                 return
         raise StopIteration  # what arrives next may belong to the body
 
     def sweep(self, idle_too: bool = False) -> None:
         """End overdue clients and, if `idle_too`, those that are IDLE; log what was dropped."""
         self.notify()
-        sleep(YIELD)  # after a pause of the process, first receive what has arrived meanwhile
+        sleep(YIELD)  # if the process was paused, first receive what arrived meanwhile
         now = monotonic()
         for client in self.clients:
             is_late = client.deadline < now
@@ -163,13 +163,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
 
 
 class Client(socket.socket):  # type: ignore[misc]
-    """A client's connection. Its deadline is infinite unless the worker waits for the client."""
+    """A client's connection. Its deadline is infinite unless the worker is waiting for it."""
 
     ended = False
     deadline = math.inf
 
     def begin(self, phase: int, timeout: float) -> None:
-        """Enter a phase, in which the worker waits for the client for `timeout` seconds in all."""
+        """Enter a phase, in which the worker waits for the client for up to `timeout` seconds."""
         self.phase = phase
         self.began = monotonic()
         self.time_left = timeout
@@ -177,10 +177,10 @@ class Client(socket.socket):  # type: ignore[misc]
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Set the deadline, and count the time."""
+        """Set the deadline, and deduct the time from time_left."""
         started = monotonic()
-        timeout = math.inf if self.phase == IDLE else STALL_TIMEOUT
-        self.deadline = started + min(self.time_left, timeout)
+        stall = math.inf if self.phase in (IDLE, HEAD) else STALL_TIMEOUT
+        self.deadline = started + min(self.time_left, stall)
         try:
             yield
         finally:
@@ -205,7 +205,7 @@ class Client(socket.socket):  # type: ignore[misc]
         if self.head_size == MAX_HEAD:
             raise LimitRequestHeaders(f"the headers are longer than {MAX_HEAD} bytes")
         with self.waiting():
-            if self.phase == HEAD:
+            if self.head_size:
                 sleep(self.head_size / HEAD_RATE)
             data = super().recv(min(size, MAX_HEAD - self.head_size))
         if self.phase == IDLE:
@@ -220,23 +220,23 @@ class Client(socket.socket):  # type: ignore[misc]
             return super().send(*args, **kwargs)
 
     def close(self) -> None:
-        """Wait until the client closes the connection, or a deadline passes.
+        """Wait until the client closes the connection or a deadline passes, unless it was ended.
 
         Closing it with unread data would reset it and lose the response (RFC 9112, section 9.6).
         """
         self.begin(DRAIN, READ_TIMEOUT)
         with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR if self.ended else socket.SHUT_WR)
+            self.shutdown(socket.SHUT_RDWR if self.ended else socket.SHUT_WR)
             while self.recv(READ_SIZE):
                 pass
         super().close()
 
     def end(self) -> None:
-        """Make a pending recv return or send fail, so that the connection is closed.
+        """Make a pending recv return, or a pending send fail, so that the connection is closed.
 
         A request that has just arrived on an idle connection is still served first. Connections
         with a request in flight are reset, because the kernel would keep an unread response for
-        minutes; others are not, because it may still be delivering the last response.
+        minutes. Others are not: the kernel may still be delivering their last response.
         gevent's own shutdown would abort a pending recv, and lose what has arrived.
         """
         self.ended = True

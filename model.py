@@ -79,18 +79,18 @@ def tabulate(
 
     if not fits_table(booster, max_values):
         return compute
-    edges = find_edges(booster)
-    shape = [len(thresholds) + 1 for thresholds in edges.values()]
+    edges_by_feature = find_edges(booster)
+    shape = [len(edges) + 1 for edges in edges_by_feature.values()]
 
     # One sample per cell. Each feature's lower bounds vary along an axis of their own, and are
     # broadcast along the others. The cell that begins at infinity is that of NaN (see find_edges).
     cells = np.zeros((*shape, N_FEATURES), np.float32)
-    for axis, (feature, thresholds) in enumerate(edges.items()):
-        lower_bounds = np.insert(thresholds, 0, np.finfo(np.float32).min)
+    for axis, (feature, edges) in enumerate(edges_by_feature.items()):
+        lower_bounds = np.insert(edges, 0, np.finfo(np.float32).min)
         lower_bounds[lower_bounds == np.inf] = np.nan
         cells[..., feature] = np.expand_dims(lower_bounds, tuple(range(1, len(shape) - axis)))
     results = compute(cells.reshape(-1, N_FEATURES))
-    edge_lists = [(feature, thresholds.tolist()) for feature, thresholds in edges.items()]
+    edge_lists = [(feature, edges.tolist()) for feature, edges in edges_by_feature.items()]
 
     def look_up(samples: Array) -> Array:
         if len(samples) == 1:  # this takes 3 µs, and searchsorted 20
@@ -99,33 +99,37 @@ def tabulate(
                 cell = cell * (len(edge_list) + 1) + bisect(edge_list, sample[feature])
             return results[cell : cell + 1]
         found = np.zeros(len(samples), np.intp)
-        for feature, thresholds in edges.items():
-            found *= len(thresholds) + 1
-            found += thresholds.searchsorted(samples[:, feature], side="right")
+        for feature, edges in edges_by_feature.items():
+            found *= len(edges) + 1
+            found += edges.searchsorted(samples[:, feature], side="right")
         return results[found]
 
     return look_up
 
 
 def fits_table(booster: xgboost.Booster, max_values: int = MAX_VALUES) -> bool:
-    """Return whether a table of a model's results is small enough, and made fast enough."""
-    n_cells = math.prod(len(edge) + 1 for edge in find_edges(booster).values())
+    """Return whether a table of a model's results is small enough, and quick enough to build."""
+    n_cells = math.prod(len(edges) + 1 for edges in find_edges(booster).values())
     _, n_trees = read_splits(booster)
     return n_cells * len(CLASSES) <= max_values and n_cells * n_trees <= MAX_EVALUATIONS
 
 
 def find_edges(booster: xgboost.Booster) -> dict[int, NDArray[np.float32]]:
-    """Return, for each feature that a tree splits on, the values at which its cells begin.
+    """Return, for each feature that a tree splits on, the values at which its intervals begin.
 
-    These edges are its thresholds, ascending. A tree goes left if value < threshold, so a cell
-    includes the threshold at which it begins. An optional feature also has infinity as an edge: NaN
-    sorts after it, into a cell of its own.
+    These edges are its thresholds, ascending. A tree goes left if value < threshold, so an interval
+    includes the threshold at which it begins. An optional feature also has infinity as an edge:
+    NaN < edge is never true, so NaN comes after the last edge, in an interval of its own.
     """
     splits, _ = read_splits(booster)
-    edges: dict[int, set[float]] = {}
+    edges_by_feature: dict[int, set[float]] = {}
     for feature, threshold in splits:
-        edges.setdefault(feature, {math.inf} if OPTIONAL[feature] else set()).add(threshold)
-    return {feature: np.array(sorted(edges[feature]), np.float32) for feature in sorted(edges)}
+        edges = edges_by_feature.setdefault(feature, {math.inf} if OPTIONAL[feature] else set())
+        edges.add(threshold)
+    return {
+        feature: np.array(sorted(edges), np.float32)
+        for feature, edges in sorted(edges_by_feature.items())
+    }
 
 
 @cache
@@ -201,13 +205,13 @@ def load(path: Path) -> xgboost.Booster:
     # libgomp's threads do not survive the fork of gunicorn's workers: with more than one, a
     # prediction would hang there.
     booster.set_param({"nthread": 1})
-    for what, stamp, expected in (
+    for what, found, expected in (
         ("features", booster.feature_names, FEATURES),
         ("classes", booster.attr("classes"), json.dumps(CLASSES)),
     ):
-        if stamp != expected:
+        if found != expected:
             raise ModelError(
-                f"{path} was published for the {what} {stamp}, but schema.py has {expected}"
+                f"{path} was published for the {what} {found}, but schema.py has {expected}"
             )
     return booster
 
@@ -230,7 +234,7 @@ def read_verified(path: Path) -> bytes:
 def check_version(path: Path, pickled: bytes) -> None:
     """Raise ModelError if a different minor version of XGBoost wrote the pickle.
 
-    Such a pickle may fail to load, or predict differently, unless only the patch release differs.
+    Such a pickle may fail to load, or predict differently. That of another patch release does not.
     The version is an array in UBJSON: its length 3 in eight bytes (L), then three int8 (i). A
     pickle without a version contains no booster, and fails to load.
     """
@@ -245,7 +249,7 @@ def check_version(path: Path, pickled: bytes) -> None:
 
 
 class Unpickler(pickle.Unpickler):
-    """An unpickler of ALLOWED_GLOBALS only: another could be a function, which it might call."""
+    """An unpickler of ALLOWED_GLOBALS only: a pickle could call any other function."""
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in ALLOWED_GLOBALS:

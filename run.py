@@ -30,7 +30,7 @@ from validation import (
 
 
 def check_model_info(path: Path) -> None:
-    """Raise ModelError unless the file that clients read describes this model and schema.py."""
+    """Raise ModelError unless model-info.json describes this model and schema.py."""
     try:
         described = json.loads(path.read_bytes())["model"]
         model_digest, schema_digest = described["sha256"], described["schema"]
@@ -75,7 +75,7 @@ def hello() -> str:
 def predict() -> Response:
     samples = read_samples()
     if isinstance(samples, Sample):
-        # The wrapper, although predict_classes would do: HTTP and Python callers share one path.
+        # model.predict rather than predict_classes: HTTP and Python callers share one path.
         return json_response(LABELS[model.predict(astuple(samples))])
     return json_response(json_array(LABELS[model.predict_classes(to_array(samples))]))
 
@@ -141,7 +141,7 @@ def problem(error: HTTPException) -> Response:
 def not_found(error: NotFound) -> Response:
     """Name the URLs to start from, for people who try one in a browser."""
     if request.method == "OPTIONS":
-        # A browser's preflight: the page can read the 404 that follows only if it succeeds.
+        # A browser's preflight: unless it succeeds, the page cannot read the 404 that follows.
         return Response(status=204)
     error.description = f"No such path. {where_to_look()}"
     return problem(error)

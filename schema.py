@@ -1,4 +1,4 @@
-"""What a sample is and what the classes are: the one file to edit to serve another data set.
+"""What a sample is and what the classes are: the one module to edit to serve another data set.
 
 After an edit, `python model/train.py` (or `python model/publish.py FILE`, for a model trained
 elsewhere) checks this file against the data and writes everything that depends on it.
@@ -22,7 +22,7 @@ EXAMPLES = (149, 0)
 # service.
 PUBLISH_DATA = True
 
-# Each field is a float, or float | None if it may be missing, and needs both limits, ge and le. Add
+# Each field is a float, or float | None if it may be null, and needs both limits, ge and le. Add
 # multiple_of=1 for whole numbers. The description is the unit.
 Length = Annotated[float, msgspec.Meta(ge=0, le=100, description="in cm")]
 

@@ -83,7 +83,7 @@ def check_names(config: dict[str, Any]) -> None:
         if key in config or key in CONFIG_OPTIONS:
             continue
         meant = name.upper().removeprefix("FLASK_")
-        cutoff = 0 if meant.startswith("CORS_") else 0.7
+        cutoff = 0 if meant.startswith("CORS_") else 0.7  # with 0, one is always found
         known = [*CONFIG_OPTIONS, "MAX_CONTENT_LENGTH"]
         nearest = get_close_matches(meant, known, n=1, cutoff=cutoff)
         if nearest:
@@ -120,7 +120,7 @@ def origin_pattern(origin: Any) -> str | re.Pattern[str]:
     """Return a pattern that matches this origin only, or `*` as it is.
 
     Flask-Cors would treat text with brackets, which an IPv6 address has, as a regular expression.
-    `https://*.example.com` is rejected: this regular expression would allow
+    `https://*.example.com` is rejected because, as a regular expression, it would allow
     `https://xexample.com`. `null` is rejected because any site can make a page with this origin.
     """
     if origin == "*":

@@ -58,7 +58,7 @@ def read_fields(struct: type[msgspec.Struct]) -> list[Field]:
 def read_field(info: msgspec.inspect.Field, hint: Any) -> Field:
     """Return one field of a Struct, from what msgspec knows of it and its type hint.
 
-    Raises SystemExit unless it is a required float, or float | None, with both limits.
+    Raises SystemExit unless it is float or float | None, with both limits and no default value.
     """
     if not info.required:
         raise SystemExit(f"schema.py: {info.name} must not have a default value.")
@@ -94,9 +94,10 @@ def read_field(info: msgspec.inspect.Field, hint: Any) -> Field:
 
 
 def length_without_values(names: Iterable[str]) -> int:
-    """Return the length in bytes of an object in compact JSON without values, plus a comma."""
+    """Return the length in bytes of an object in compact JSON without its values, and a comma."""
     names = list(names)
-    return len(msgspec.json.encode(dict.fromkeys(names, 0))) - len(names) + len(",")
+    zeros = len(names)
+    return len(msgspec.json.encode(dict.fromkeys(names, 0))) - zeros + len(",")
 
 
 FIELDS = read_fields(Sample)
@@ -107,7 +108,7 @@ SAMPLE_NAME = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", Sample.__name__).lower()
 LONGEST_SAMPLE = length_without_values(NAMES) + MAX_NUMBER_LENGTH * len(NAMES)  # in bytes
 SHORTEST_SAMPLE = length_without_values(NAMES) + len(NAMES)
 LONGEST_PROBABILITIES = length_without_values(CLASSES) + MAX_PROBABILITY_LENGTH * len(CLASSES)
-# The largest ratio of a response's length to that of its request's body: 1.5 for iris.
+# The largest ratio of the length of a sample's response to that of the sample: 1.5 for iris.
 RESPONSE_PER_BODY = LONGEST_PROBABILITIES / SHORTEST_SAMPLE
 
 

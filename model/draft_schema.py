@@ -210,7 +210,7 @@ def to_readable(value: float) -> float:
 # ---- schema.py -----------------------------------------------------------------------------
 
 TEMPLATE = '''\
-"""What a sample is and what the classes are: the one file to edit to serve another data set.
+"""What a sample is and what the classes are: the one module to edit to serve another data set.
 
 After an edit, `python model/train.py` (or `python model/publish.py FILE`, for a model trained
 elsewhere) checks this file against the data and writes everything that depends on it.

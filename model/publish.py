@@ -54,7 +54,7 @@ CLASSES = list(schema.CLASSES)
 MODEL = f"model/xgboost-{Path(schema.DATA).stem}.pgz"
 OBJECTIVES = ("multi:softprob", "binary:logistic")  # those whose predictions are probabilities
 # The largest share of a model's split thresholds that may lie outside their column's range in DATA.
-# With the columns in the right order, at most 5% do; in iris's 23 other orders, 7 to 81%.
+# With iris's columns in the right order, at most 5% do; in the 23 other orders, 7 to 81%.
 MAX_SHARE_OUTSIDE = 0.06
 # Predictions are compared for at least this many random samples, and at most this many of DATA.
 N_CHECKED = 10_000
@@ -290,7 +290,7 @@ def read_classifier(path: Path) -> Any:
             f"format, or needs a module that is not installed. {SAVE_AGAIN}"
         ) from error
     for warning in caught:
-        # These words are also XGBoost's for a newer version.
+        # XGBoost says this of a newer version's pickle as well.
         if "older version of XGBoost" in str(warning.message):
             raise SystemExit(f"{path} was pickled by another version of XGBoost. {SAVE_AGAIN}")
     loaded = getattr(loaded, "best_estimator_", loaded)  # of a fitted search
@@ -303,8 +303,8 @@ def load_as_classifier(content: bytearray) -> XGBClassifier:
     classifier = XGBClassifier()
     classifier.load_model(content)
     print(
-        "Only NaN counts as missing. If you set `missing` in training, publish a pickle of the "
-        "classifier, so that a difference is noticed: a Booster, .json and .ubj do not store it."
+        "Only NaN counts as missing. If you set `missing` in training, publish the classifier's "
+        "pickle, so that publishing fails if predictions differ: other formats do not store it."
     )
     return classifier
 
@@ -534,7 +534,7 @@ def check_predictions(
     combined = combine(service.model, samples)
     allowed = move_into_limits(combined)
     compare(allowed, partial(post, service), classifier, source)
-    if np.isnan(classifier.missing):  # another value may be one that clients cannot send
+    if np.isnan(classifier.missing):  # otherwise, values that clients cannot send may differ
         look_up = service.model.tabulate(service.model.booster, lambda array: array)
         compare(combined, look_up, classifier, source)
 
@@ -542,17 +542,17 @@ def check_predictions(
 def combine(model: ModuleType, samples: Array) -> NDArray[np.float32]:
     """Return samples in which each value of interest occurs, in random combinations."""
     random = np.random.default_rng(42)
-    edges = model.find_edges(model.booster)
+    edges_by_feature = model.find_edges(model.booster)
     columns = []
     for column, field in enumerate(FIELDS):
-        edge = edges.get(column, np.empty(0, np.float32))
-        edge = edge[np.isfinite(edge)]
+        edges = edges_by_feature.get(column, np.empty(0, np.float32))
+        edges = edges[np.isfinite(edges)]
         columns.append(
             np.concatenate(
                 [
-                    edge,
-                    np.nextafter(edge, -np.float32(np.inf)),
-                    np.nextafter(edge, np.float32(np.inf)),
+                    edges,
+                    np.nextafter(edges, -np.float32(np.inf)),
+                    np.nextafter(edges, np.float32(np.inf)),
                     [field.minimum, field.maximum, 0, *([np.nan] if field.is_optional else [])],
                     random.choice(samples[:, column], 200),
                     random.uniform(field.minimum, field.maximum, 50),
@@ -622,7 +622,7 @@ def print_confusion(classes: Array, predicted: Array) -> None:
     width = max(map(len, CLASSES))
     for name, row in zip(CLASSES, matrix.tolist(), strict=True):
         print(f"  {name:{width}}", *(f"{count:6}" for count in row))
-    _, best = linear_sum_assignment(-matrix)
+    _, best = linear_sum_assignment(-matrix)  # best[i]: the column that fits class i
     if matrix[range(len(CLASSES)), best].sum() > matrix.trace():
         reordered = [CLASSES[index] for index in best.argsort()]
         print(

@@ -1,9 +1,9 @@
 """Generate the files that describe the API, and those that the demo page and the tests read.
 
-They are the OpenAPI description, the Postman collection, README's generated blocks, two recipes for
-a CSV, the demo page's data and the tests' expected predictions. model/publish.py calls `generate`
-with the service that it is about to publish, and every response shown comes from that service. The
-fixed text of the OpenAPI description is openapi_template.json beside this file.
+They are the OpenAPI description, the Postman collection, README's generated blocks, two scripts
+that classify a CSV, the demo page's data and the tests' expected predictions. model/publish.py
+calls `generate` with the service that it is about to publish, and every response shown comes from
+that service. The fixed text of the OpenAPI description is openapi_template.json beside this file.
 """
 
 import json
@@ -355,7 +355,7 @@ def model_info(
     model = service.model
     gains = model.booster.get_score(importance_type="total_gain")
     sum_of_gains = sum(gains.values()) or 1
-    edges = model.find_edges(model.booster)
+    edges_by_feature = model.find_edges(model.booster)
     _, n_trees = model.read_splits(model.booster)
     features = []
     for column, field in enumerate(FIELDS):
@@ -366,7 +366,7 @@ def model_info(
             data_low, data_high = round_outward(known.min(), known.max(), field.is_integer)
             low, high = max(low, data_low), min(high, data_high)
         label, unit = split_label(schema.Sample.__struct_fields__[column], field.description)
-        edge = edges.get(column, np.empty(0))
+        edges = edges_by_feature.get(column, np.empty(0))
         features.append(
             {
                 "name": field.name,
@@ -379,9 +379,9 @@ def model_info(
                 "optional": field.is_optional,
                 "distinct": len(np.unique(values)) if schema.PUBLISH_DATA else None,
                 "importance": round(gains.get(field.name, 0) / sum_of_gains, 6),
-                # The shortest decimals of these float32 values, because the demo page compares with
-                # them. An optional feature also has infinity as an edge.
-                "thresholds": [float(str(value)) for value in edge if np.isfinite(value)],
+                # The shortest decimals: on the demo page, 0.8 must equal the float32 threshold 0.8.
+                # An optional feature also has infinity as an edge.
+                "thresholds": [float(str(value)) for value in edges if np.isfinite(value)],
             }
         )
     return {
@@ -407,7 +407,7 @@ def model_info(
 
 
 def find_step(low: float, high: float) -> float:
-    """Return a slider's step: the largest power of ten that makes 25 or more steps of a range."""
+    """Return a slider's step: the largest power of ten that fits into a range 25 times or more."""
     return to_readable(10.0 ** math.floor(math.log10((high - low) / 25)))
 
 
@@ -549,7 +549,7 @@ Each {SAMPLE_NAME} is a JSON object with {list_fields()}; other fields are ignor
 | 400 | the body is not JSON in UTF-8 (JSON has no `NaN`), is nested too deeply, or is incomplete |
 | 404, 405 | there is no such path, or the path does not allow the method |
 | 413 | the body is longer than {format_bytes(reader.limit)} ({room}) |
-| 415 | the Content-Type is not `application/json`, or there is a Content-Encoding |
+| 415 | the Content-Type is not `application/json` or `…+json`, or there is a Content-Encoding |
 | 422 | a field is missing, or a value is invalid: `errors` lists each one, up to {MAX_ERRORS} |
 | 503 | too many requests over {format_bytes(reader.small)} are in progress: see `Retry-After` |
 
@@ -571,7 +571,7 @@ def model_block(service: ModuleType, n_samples: int, accuracy: str) -> str:
     model = service.model
     predictions = "XGBoost for each sample, because a lookup table would be too large"
     if model.fits_table(model.booster):
-        sizes = [len(edge) + 1 for edge in model.find_edges(model.booster).values()]
+        sizes = [len(edges) + 1 for edges in model.find_edges(model.booster).values()]
         product = " × ".join(map(str, sizes))  # noqa: RUF001
         predictions = f"a lookup table of {product} = {math.prod(sizes):,} cells"
     return "\n".join(

@@ -142,7 +142,7 @@ INVALID_SAMPLES: dict[str, tuple[bytes, list[dict[str, str]]]] = {
         b'{"%b": true, ' % LAST.encode() + BODY[1:],
         [{"pointer": "", "detail": f"Expected `{FLOAT}`, got `bool` - at `$.{LAST}`"}],
     ),
-    "typo": (
+    "typo": (  # LAST is misspelled, and its plural is added
         change(**{f"{LAST}s": 1}).replace(b'"%b": ' % LAST.encode(), b'"%bX": ' % LAST.encode()),
         [
             field_error(
