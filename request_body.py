@@ -21,7 +21,7 @@ WARNING_INTERVAL = 10  # seconds between two warnings about rejected requests, a
 
 
 def max_length(response_per_body: float) -> int:
-    """Return the default body limit, if responses are `response_per_body` times as long as bodies."""
+    """Return the default body limit, with responses `response_per_body` times as long as bodies."""
     return int(min(MAX_LENGTH, MAX_RESPONSE / response_per_body))
 
 
