@@ -21,7 +21,7 @@ WARNING_INTERVAL = 10  # seconds between two warnings about rejected requests, a
 
 
 def max_length(response_per_body: float) -> int:
-    """Return the default body limit, with responses `response_per_body` times as long as bodies."""
+    """Return the default body limit in bytes for this ratio of a response's length to a body's."""
     return int(min(MAX_LENGTH, MAX_RESPONSE / response_per_body))
 
 
