@@ -40,8 +40,8 @@ graceful_timeout = 2
 # Each connection needs a file descriptor, and a worker about 11 more; 32 leave a margin.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
 # The worker limits request headers to 64 KiB altogether, so a field or the request line needs no
-# lower limit (for the line, 0 means none). A field of a few bytes takes 300 in memory: with 256
-# of them, headers fit into the 160 KiB per connection that kubernetes.yaml counts.
+# limit of its own (for the line, 0 means none). A field of a few bytes takes 300 in memory: with
+# 256 of them, headers fit into the 160 KiB per connection that kubernetes.yaml counts.
 limit_request_field_size = 2**16
 limit_request_line = 0
 limit_request_fields = 2**8
@@ -53,7 +53,7 @@ forwarder_headers = ""
 # Once enabled with --access-logfile: client, time, request, status, bytes, seconds, request ID.
 access_log_format = '%(h)s %(t)s "%(r)s" %(s)s %(B)s %(L)s %({x-request-id}i)s'
 
-PAUSE = 5  # seconds: a longer gap between two checks for hung workers, usually 1 s, means a pause
+PAUSE = 5  # seconds: hung workers are looked for every second, so a longer gap means a pause
 
 
 def on_starting(arbiter: Any) -> None:

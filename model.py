@@ -82,13 +82,15 @@ def tabulate(
     edges_by_feature = find_edges(booster)
     shape = [len(edges) + 1 for edges in edges_by_feature.values()]
 
-    # One sample per cell. Each feature's lower bounds vary along an axis of their own, and are
-    # broadcast along the others. The cell that begins at infinity is that of NaN (see find_edges).
+    # One sample per cell. Each feature's lower bounds vary along an axis of their own, and an axis
+    # of length 1 per later feature makes NumPy repeat them. NaN is in the cell that begins at
+    # infinity (see find_edges).
     cells = np.zeros((*shape, N_FEATURES), np.float32)
     for axis, (feature, edges) in enumerate(edges_by_feature.items()):
         lower_bounds = np.insert(edges, 0, np.finfo(np.float32).min)
         lower_bounds[lower_bounds == np.inf] = np.nan
-        cells[..., feature] = np.expand_dims(lower_bounds, tuple(range(1, len(shape) - axis)))
+        n_later = len(shape) - axis - 1
+        cells[..., feature] = lower_bounds.reshape(-1, *[1] * n_later)
     results = compute(cells.reshape(-1, N_FEATURES))
     edge_lists = [(feature, edges.tolist()) for feature, edges in edges_by_feature.items()]
 

@@ -12,8 +12,8 @@ from typing import IO, NoReturn
 from flask import Response, abort, after_this_request, current_app, request
 from werkzeug.exceptions import ServiceUnavailable
 
-# Limits in bytes on a body and on its response; if the longest response to a body could exceed the
-# latter, the former is lowered. Small requests are exempt from the memory budget (see BodyReader).
+# Limits in bytes on a body and on its response; if the response could be longer, the limit on the
+# body is lowered. Small requests are exempt from the memory budget (see BodyReader).
 MAX_LENGTH, MAX_RESPONSE = 2**21, 3 * 2**20
 SMALL, SMALL_RESPONSE = 2**14, 3 * 2**13
 LARGE_REQUESTS = 8  # the budget, in requests of the maximum size
@@ -46,7 +46,7 @@ class BodyReader:
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
         if self.size_per_body * limit > self.budget:
-            # With this limit, the budget is the default one: larger limits enlarge it too little.
+            # `largest` is below MAX_RESPONSE, so its budget is the default one.
             largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
             raise SystemExit(
                 f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not {limit}: "

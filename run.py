@@ -75,7 +75,7 @@ def hello() -> str:
 def predict() -> Response:
     samples = read_samples()
     if isinstance(samples, Sample):
-        # model.predict rather than predict_classes: HTTP and Python callers share one path.
+        # The function for callers in Python, so that one sample has the same result over HTTP.
         return json_response(LABELS[model.predict(astuple(samples))])
     return json_response(json_array(LABELS[model.predict_classes(to_array(samples))]))
 

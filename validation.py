@@ -20,8 +20,8 @@ MAX_ERRORS = 100  # in one response: a body can contain a million, and each take
 MAX_UNKNOWN = 3  # unknown fields that one error names, at most
 MAX_QUOTED = 40  # characters of a value or a name that an error quotes, at most
 
-# The longest numbers that JSON encoders write, in bytes: a float64 in a request, such as
-# -2.2250738585072014e-308, and a float32 probability in a response, such as
+# The longest numbers, in bytes: a float64 in a request, such as -2.2250738585072014e-308
+# (JavaScript writes a few negative ones with 25), and a float32 probability in a response, such as
 # 0.000061033562815282494.
 MAX_NUMBER_LENGTH = 24
 MAX_PROBABILITY_LENGTH = 23
@@ -94,7 +94,7 @@ def read_field(info: msgspec.inspect.Field, hint: Any) -> Field:
 
 
 def length_without_values(names: Iterable[str]) -> int:
-    """Return the length in bytes of an object in compact JSON without its values, and a comma."""
+    """Return the length in bytes of an object in compact JSON, plus a comma, without its values."""
     names = list(names)
     zeros = len(names)
     return len(msgspec.json.encode(dict.fromkeys(names, 0))) - zeros + len(",")

@@ -54,7 +54,7 @@ CLASSES = list(schema.CLASSES)
 MODEL = f"model/xgboost-{Path(schema.DATA).stem}.pgz"
 OBJECTIVES = ("multi:softprob", "binary:logistic")  # those whose predictions are probabilities
 # The largest share of a model's split thresholds that may lie outside their column's range in DATA.
-# With iris's columns in the right order, at most 5% do; in the 23 other orders, 7 to 81%.
+# In models of iris with the columns in the right order, at most 5% do; in other orders, 7 to 81%.
 MAX_SHARE_OUTSIDE = 0.06
 # Predictions are compared for at least this many random samples, and at most this many of DATA.
 N_CHECKED = 10_000
@@ -304,7 +304,7 @@ def load_as_classifier(content: bytearray) -> XGBClassifier:
     classifier.load_model(content)
     print(
         "Only NaN counts as missing. If you set `missing` in training, publish the classifier's "
-        "pickle, so that publishing fails if predictions differ: other formats do not store it."
+        "pickle: only this format stores it, so that publishing fails if predictions differ."
     )
     return classifier
 
@@ -319,9 +319,9 @@ def summarize(error: Exception) -> str:
 def check_kind(classifier: Any, source: str) -> None:
     """Raise SystemExit unless this is a kind of classifier that the service can predict with.
 
-    Its booster is set to the CPU, because a GPU's probabilities differ in their last bits.
-    XGBClassifier.set_params would also write its other parameters into the booster, and so into
-    the model file.
+    Its booster is set to the CPU, because a GPU's probabilities differ in their last bits. This
+    does not use XGBClassifier.set_params, which would also write its other parameters into the
+    booster, and so into the model file.
     """
     if not isinstance(classifier, XGBClassifier):
         raise SystemExit(
@@ -480,7 +480,7 @@ def model_files(booster: xgboost.Booster) -> dict[str, bytes]:
     classifier = XGBClassifier()
     classifier.load_model(booster.save_raw("ubj"))
     compressed = io.BytesIO()
-    # Reproducible: no file name or time, and a level and a protocol that fit every Python.
+    # Reproducible: no file name or time, and a fixed level and protocol, not a Python's defaults.
     with gzip.GzipFile("", "wb", compresslevel=9, fileobj=compressed, mtime=0) as file:
         pickle.dump(classifier, file, protocol=4)
     digest = hashlib.sha256(compressed.getvalue()).hexdigest()
@@ -529,13 +529,15 @@ def check_predictions(
 
     The values are each threshold, its two neighbors, the limits, zero, values of DATA and random
     ones. Two comparisons are made: through the app, with values moved to the nearest allowed ones,
-    and, if the classifier treats only NaN as missing, through the table, with values as they are.
+    and, if the classifier treats only NaN as missing, through model.tabulate, with any values.
     """
     combined = combine(service.model, samples)
     allowed = move_into_limits(combined)
     compare(allowed, partial(post, service), classifier, source)
-    if np.isnan(classifier.missing):  # otherwise, values that clients cannot send may differ
-        look_up = service.model.tabulate(service.model.booster, lambda array: array)
+    if np.isnan(
+        classifier.missing
+    ):  # otherwise, values that clients cannot send are treated differently
+        look_up = service.model.tabulate(service.model.booster, lambda probabilities: probabilities)
         compare(combined, look_up, classifier, source)
 
 
@@ -622,9 +624,9 @@ def print_confusion(classes: Array, predicted: Array) -> None:
     width = max(map(len, CLASSES))
     for name, row in zip(CLASSES, matrix.tolist(), strict=True):
         print(f"  {name:{width}}", *(f"{count:6}" for count in row))
-    _, best = linear_sum_assignment(-matrix)  # best[i]: the column that fits class i
+    _, best = linear_sum_assignment(-matrix)  # best[i]: the label that fits class i
     if matrix[range(len(CLASSES)), best].sum() > matrix.trace():
-        reordered = [CLASSES[index] for index in best.argsort()]
+        reordered = [CLASSES[index] for index in best.argsort()]  # argsort inverts it
         print(
             f"Warning: with CLASSES = {tuple(reordered)} in schema.py, more predictions would be "
             "right. If this is the model's order, change schema.py and publish the model again."

@@ -1,9 +1,10 @@
 """Generate the files that describe the API, and those that the demo page and the tests read.
 
 They are the OpenAPI description, the Postman collection, README's generated blocks, two scripts
-that classify a CSV, the demo page's data and the tests' expected predictions. model/publish.py
-calls `generate` with the service that it is about to publish, and every response shown comes from
-that service. The fixed text of the OpenAPI description is openapi_template.json beside this file.
+that classify a CSV, an example, the demo page's data and the tests' expected predictions.
+model/publish.py calls `generate` with the service that it is about to publish, and every response
+shown comes from that service. The fixed text of the OpenAPI description is openapi_template.json
+beside this file.
 """
 
 import json
@@ -255,7 +256,7 @@ def make_item(
     url = {"raw": f"{{{{baseUrl}}}}{path}", "host": ["{{baseUrl}}"], "path": [path[1:]]}
     request: JsonObject = {"method": method.upper(), "header": [], "url": url}
     if sent is not None:
-        request["header"] = [{"key": name, "value": value} for name, value in JSON_HEADERS.items()]
+        request["header"] = [{"key": key, "value": value} for key, value in JSON_HEADERS.items()]
         text = json.dumps(sent, indent=2, ensure_ascii=False)
         language = {"raw": {"language": "json"}}
         request["body"] = {"mode": "raw", "raw": text, "options": language}
@@ -407,8 +408,8 @@ def model_info(
 
 
 def find_step(low: float, high: float) -> float:
-    """Return a slider's step: the largest power of ten that fits into a range 25 times or more."""
-    return to_readable(10.0 ** math.floor(math.log10((high - low) / 25)))
+    """Return a slider's step: the largest power of ten that goes into a range 25 times."""
+    return to_readable(10.0 ** math.floor(math.log10((high - low) / 25)))  # 1 rather than 1.0
 
 
 def split_label(field_name: str, description: str) -> tuple[str, str]:

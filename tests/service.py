@@ -25,8 +25,8 @@ NODE_MODULES = ROOT / "tests" / "node_modules"
 PATH = os.pathsep.join(
     [str(NODE_MODULES / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
 )
-# Most services in the tests start without scikit-learn, as in the image, and so in half the time:
-# sklearn.py in tests/image raises ImportError.
+# Most services in the tests start in half the time, without scikit-learn, as in the Docker image:
+# sklearn.py in tests/image, first on the path, raises ImportError.
 WITHOUT_SCIKIT_LEARN = str(ROOT / "tests" / "image")
 
 
@@ -44,7 +44,7 @@ def tool(name: str) -> str:
 def run_tool(*command: str | Path, cwd: Path = ROOT / "tests") -> str:
     """Return what a program prints, and show it if the program fails."""
     command = (tool(str(command[0])), *command[1:])
-    env = {**os.environ, "PATH": PATH}  # some of them call others
+    env = {**os.environ, "PATH": PATH}  # some programs call others
     completed = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     return completed.stdout

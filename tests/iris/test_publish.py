@@ -662,7 +662,7 @@ def test_named_columns_of_other_ranges_are_a_warning(
 EARLY = "Early stopping: only the first {} of {} boosting rounds are served.\n"
 ONLY_NAN = (
     "Only NaN counts as missing. If you set `missing` in training, publish the classifier's "
-    "pickle, so that publishing fails if predictions differ: other formats do not store it.\n"
+    "pickle: only this format stores it, so that publishing fails if predictions differ.\n"
 )
 
 
