@@ -14,8 +14,8 @@ not supported. The rest relies on undocumented behavior; tests/test_worker.py fa
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from time import monotonic
 from typing import Any
 
@@ -136,8 +136,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                 if client.ended:  # while it was idle, or its body was cut short
                     break
                 client.begin(IDLE, self.cfg.keepalive)
-                with client.waiting():  # a pipelining client needs no recv: evict it here
-                    sleep(YIELD)
+                client.wait(sleep, YIELD)  # a pipelining client needs no recv: it is evicted here
                 return
         raise StopIteration  # what arrives next may belong to the body
 
@@ -175,14 +174,13 @@ class Client(socket.socket):  # type: ignore[misc]
         self.time_left = timeout
         self.head_size = 0
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Set the deadline, and deduct the time from time_left."""
+    def wait(self, operation: Callable[..., Any], *args: Any) -> Any:
+        """Return an operation's result, with a deadline, and deduct its time from time_left."""
         started = monotonic()
         stall = math.inf if self.phase in (IDLE, HEAD) else STALL_TIMEOUT
         self.deadline = started + min(self.time_left, stall)
         try:
-            yield
+            return operation(*args)
         finally:
             self.deadline = math.inf
             self.time_left -= monotonic() - started
@@ -192,9 +190,8 @@ class Client(socket.socket):  # type: ignore[misc]
             return self.recv_head(size)
         if self.phase == RESPONSE:  # after 100 Continue, or the app reads and sends in turn
             self.begin(BODY, READ_TIMEOUT)
-        with self.waiting():
-            data = super().recv(min(size, READ_SIZE))
-            sleep(YIELD)  # a client that never pauses would keep others waiting
+        data = self.wait(super().recv, min(size, READ_SIZE))
+        self.wait(sleep, YIELD)  # otherwise, a client that never pauses would keep others waiting
         return data
 
     def recv_head(self, size: int) -> bytes:
@@ -204,20 +201,18 @@ class Client(socket.socket):  # type: ignore[misc]
         """
         if self.head_size == MAX_HEAD:
             raise LimitRequestHeaders(f"the headers are longer than {MAX_HEAD} bytes")
-        with self.waiting():
-            if self.head_size:
-                sleep(self.head_size / HEAD_RATE)
-            data = super().recv(min(size, MAX_HEAD - self.head_size))
+        if self.head_size:
+            self.wait(sleep, self.head_size / HEAD_RATE)
+        data = self.wait(super().recv, min(size, MAX_HEAD - self.head_size))
         if self.phase == IDLE:
             self.begin(HEAD, HEAD_TIMEOUT)
         self.head_size += len(data)
         return data
 
-    def send(self, *args: Any, **kwargs: Any) -> int:
+    def send(self, *args: Any) -> int:
         if self.phase != RESPONSE:
             self.begin(RESPONSE, SEND_TIMEOUT)
-        with self.waiting():
-            return super().send(*args, **kwargs)
+        return self.wait(super().send, *args)
 
     def close(self) -> None:
         """Wait until the client closes the connection or a deadline passes, unless it was ended.
