@@ -174,13 +174,13 @@ class Client(socket.socket):  # type: ignore[misc]
         self.time_left = timeout
         self.head_size = 0
 
-    def wait(self, operation: Callable[..., Any], *args: Any) -> Any:
+    def wait(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return an operation's result, with a deadline, and deduct its time from time_left."""
         started = monotonic()
         stall = math.inf if self.phase in (IDLE, HEAD) else STALL_TIMEOUT
         self.deadline = started + min(self.time_left, stall)
         try:
-            return operation(*args)
+            return operation(*args, **kwargs)
         finally:
             self.deadline = math.inf
             self.time_left -= monotonic() - started
@@ -209,10 +209,10 @@ class Client(socket.socket):  # type: ignore[misc]
         self.head_size += len(data)
         return data
 
-    def send(self, *args: Any) -> int:
+    def send(self, *args: Any, **kwargs: Any) -> int:
         if self.phase != RESPONSE:
             self.begin(RESPONSE, SEND_TIMEOUT)
-        return self.wait(super().send, *args)
+        return self.wait(super().send, *args, **kwargs)
 
     def close(self) -> None:
         """Wait until the client closes the connection or a deadline passes, unless it was ended.
