@@ -205,6 +205,18 @@ def under_load() -> None:
     print(f"{max(private):8.1f}  MiB of private memory per worker")
 
 
+def large_response() -> None:
+    import run
+
+    body = json.dumps(json.loads(THOUSAND) * 10).encode()
+    with Service(WEB_CONCURRENCY="1") as service:
+        direct, local = medians(
+            lambda: post(run.app, body, "/predict_proba"),
+            lambda: service.request("POST", "/predict_proba", body),
+        )
+    print(f"{local / direct:8.2f}  time for a response of 1 MB, over a local connection / without")
+
+
 def dripping_head() -> None:
     """Send a head of 56 kB, then one byte of it per millisecond."""
     head = b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: %b\r\n" % (b"y" * 7_990) * 7 + b"X: "
@@ -235,6 +247,7 @@ def alongside_busy_clients(count: int) -> None:
 if __name__ == "__main__":
     in_process()
     starts()
+    large_response()
     dripping_head()
     if shutil.which("wrk"):
         alongside_busy_clients(400)
