@@ -133,14 +133,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         request.body.reader.limit_trailer_section = MAX_HEAD
         super().handle_request(listener_name, request, client, address)
         client.begin(DRAIN, READ_TIMEOUT)
-        if (
-            not read_to_end(request.body) or client.ended
-        ):  # what arrives next may belong to the body
-            raise StopIteration
+        if not read_to_end(request.body) or client.ended:
+            raise StopIteration  # what arrives next may belong to the body
         client.begin(IDLE, self.cfg.keepalive)
-        client.wait(
-            sleep, YIELD
-        )  # a pipelined request needs no recv: evict its client now or never
+        # A pipelined request may need no recv: without this, its client could not be evicted.
+        client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:
         """End overdue clients and, if `idle_too`, those that are IDLE; log what was dropped."""
