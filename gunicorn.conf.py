@@ -39,8 +39,8 @@ keepalive = 95
 graceful_timeout = 2
 # Each connection needs a file descriptor, and a worker about 11 more; 32 leave a margin.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
-# The worker limits request headers to 64 KiB altogether, so a field or the request line needs no
-# limit of its own (for the line, 0 means none). A field of a few bytes takes 300 in memory: with
+# The worker limits request headers to 64 KiB altogether, so a single field may have all of it, and
+# the request line needs no limit (0 means none). A field of a few bytes takes 300 in memory: with
 # 256 of them, headers fit into the 160 KiB per connection that kubernetes.yaml counts.
 limit_request_field_size = 2**16
 limit_request_line = 0

@@ -82,9 +82,8 @@ def tabulate(
     edges_by_feature = find_edges(booster)
     shape = [len(edges) + 1 for edges in edges_by_feature.values()]
 
-    # One sample per cell. Each feature's lower bounds vary along an axis of their own, and an axis
-    # of length 1 per later feature makes NumPy repeat them. NaN is in the cell that begins at
-    # infinity (see find_edges).
+    # One sample per cell. Each feature's lower bounds lie along an axis of their own, and are
+    # broadcast over the others. NaN is in the cell that begins at infinity (see find_edges).
     cells = np.zeros((*shape, N_FEATURES), np.float32)
     for axis, (feature, edges) in enumerate(edges_by_feature.items()):
         lower_bounds = np.insert(edges, 0, np.finfo(np.float32).min)

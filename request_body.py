@@ -16,7 +16,7 @@ from werkzeug.exceptions import ServiceUnavailable
 # body is lowered. Small requests are exempt from the memory budget (see BodyReader).
 MAX_LENGTH, MAX_RESPONSE = 2**21, 3 * 2**20
 SMALL, SMALL_RESPONSE = 2**14, 3 * 2**13
-LARGE_REQUESTS = 8  # the budget, in requests of the maximum size
+LARGE_REQUESTS = 8  # the budget, in responses of MAX_RESPONSE bytes
 WARNING_INTERVAL = 10  # seconds between two warnings about rejected requests, at minimum
 
 
@@ -46,7 +46,7 @@ class BodyReader:
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
         if self.size_per_body * limit > self.budget:
-            # `largest` is below MAX_RESPONSE, so its budget is the default one.
+            # Here size_per_body > LARGE_REQUESTS, so largest < MAX_RESPONSE: the default budget.
             largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
             raise SystemExit(
                 f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not {limit}: "

@@ -22,8 +22,8 @@ EXAMPLES = (149, 0)
 # service.
 PUBLISH_DATA = True
 
-# Each field is a float, or float | None if it may be null, and needs both limits, ge and le. Add
-# multiple_of=1 for whole numbers. The description is the unit.
+# Each field is a float with both limits, ge and le. Add multiple_of=1 for whole numbers, and write
+# `Length | None` for a field that may be null. The description is the unit.
 Length = Annotated[float, msgspec.Meta(ge=0, le=100, description="in cm")]
 
 

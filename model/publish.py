@@ -304,7 +304,7 @@ def load_as_classifier(content: bytearray) -> XGBClassifier:
     classifier.load_model(content)
     print(
         "Only NaN counts as missing. If you set `missing` in training, publish the classifier's "
-        "pickle: only this format stores it, so that publishing fails if predictions differ."
+        "pickle: only this format stores it, and without it, differing predictions go unnoticed."
     )
     return classifier
 
@@ -500,6 +500,7 @@ def load_service(files: dict[str, bytes]) -> Iterator[ModuleType]:
     """
     for name in [name for name in os.environ if name.startswith("FLASK_")]:
         del os.environ[name]
+    # The tests have imported these.
     replaced = {name: sys.modules.pop(name, None) for name in ("run", "model")}
     with tempfile.TemporaryDirectory() as folder:
         for path in ROOT.glob("*.py"):
@@ -534,9 +535,8 @@ def check_predictions(
     combined = combine(service.model, samples)
     allowed = move_into_limits(combined)
     compare(allowed, partial(post, service), classifier, source)
-    if np.isnan(
-        classifier.missing
-    ):  # otherwise, values that clients cannot send are treated differently
+    # With another `missing`, results may differ for values that no client can send: no error.
+    if np.isnan(classifier.missing):
         look_up = service.model.tabulate(service.model.booster, lambda probabilities: probabilities)
         compare(combined, look_up, classifier, source)
 

@@ -662,7 +662,7 @@ def test_named_columns_of_other_ranges_are_a_warning(
 EARLY = "Early stopping: only the first {} of {} boosting rounds are served.\n"
 ONLY_NAN = (
     "Only NaN counts as missing. If you set `missing` in training, publish the classifier's "
-    "pickle: only this format stores it, so that publishing fails if predictions differ.\n"
+    "pickle: only this format stores it, and without it, differing predictions go unnoticed.\n"
 )
 
 
