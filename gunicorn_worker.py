@@ -25,11 +25,11 @@ from gevent.pool import Group, Pool
 from gunicorn.http.errors import LimitRequestHeaders, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
-HEAD_TIMEOUT = 10  # seconds until a new connection sends something, then for a request's headers
-READ_TIMEOUT = 60  # total seconds spent waiting for a body; increase it if bodies exceed 2 MiB
-SEND_TIMEOUT = 60  # total seconds spent waiting for a client to read a response; likewise
+HEAD_TIMEOUT = 10  # seconds for a new connection to send something, then for a request's headers
+READ_TIMEOUT = 60  # total seconds spent waiting for a body: at 35 kB/s, for 2 MiB
+SEND_TIMEOUT = 60  # total seconds spent waiting for a client to read a response
 STALL_TIMEOUT = 10  # seconds without progress, except in an idle connection or request headers
-STOP_DELAY = 0.5  # seconds until a stopping worker closes IDLE clients: a request may be on its way
+STOP_DELAY = 0.5  # seconds before a stopping worker ends IDLE clients: a request may be on its way
 SWEEP = 0.1  # seconds between checks of the deadlines
 LOG_INTERVAL = 10  # seconds between rounds of warnings
 YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would skip those waiting for I/O
@@ -42,7 +42,7 @@ READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took
 SEND_BUFFER = 40 * 2**10
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 
-# The phases of a connection. IDLE: waiting for a request, of which recv has returned nothing yet.
+# The phases of a connection. IDLE: waiting for a request, of which recv has returned none yet.
 # DRAIN: the response is sent, and what the client still sends is discarded.
 IDLE, HEAD, BODY, RESPONSE, DRAIN = range(5)
 IN_FLIGHT = (BODY, RESPONSE)
@@ -67,11 +67,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         accepting = Group([spawn(self.accept, listener) for listener in self.sockets])
         while self.alive:
             self.sweep()
-            sleep(SWEEP)
         stop = monotonic()
         while (accepting or self.pool) and monotonic() < stop + self.cfg.graceful_timeout:
             self.sweep(idle_too=monotonic() > stop + STOP_DELAY)
-            sleep(SWEEP)
         self.log_dropped()
         if self.pool:
             self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
@@ -80,8 +78,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         """Serve each new connection in its own greenlet, until the worker stops."""
         while True:
             try:
-                # One per event-loop iteration, so that other workers get their share, plus one per
-                # 16 open connections, because iterations take longer the more there are.
+                # One connection per event-loop iteration, so that other workers get their share,
+                # plus one per 16 open ones, because iterations take longer the more there are.
                 for _ in range(1 + len(self.pool) // 16):
                     listener.settimeout(SWEEP if self.alive else 0)
                     accepted = listener.accept()
@@ -100,7 +98,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def free_slot(self) -> None:
         """Wait for a free slot; if few are left, evict a client early: ending one takes a while."""
         if self.pool.free_count() <= self.pool.size // 16:
-            sleep(YIELD)  # clients whose request has arrived are no longer IDLE after this
+            sleep(YIELD)  # most clients whose request has arrived are no longer IDLE after this
             self.evict()
         while self.pool.full():
             self.evict()
@@ -108,7 +106,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
 
     def evict(self) -> None:
         """End the client that has been in its phase the longest, preferably one not in flight."""
-        # The app is working for the other clients, or they are being closed.
+        # If its deadline is infinite, the app is working for a client, or it is being closed.
         evictable = [client for client in self.clients if client.deadline < math.inf]
         if evictable:
             self.dropped["evicted for a new connection"] += 1
@@ -134,16 +132,16 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         super().handle_request(listener_name, request, client, address)
         client.begin(DRAIN, READ_TIMEOUT)
         if not read_to_end(request.body) or client.ended:
-            raise StopIteration  # what arrives next may belong to the body
+            raise StopIteration  # what arrives next may belong to the body, or must not be served
         client.begin(IDLE, self.cfg.keepalive)
-        # A pipelined request may need no recv: without this, its client could not be evicted.
+        # A client that pipelines may never wait in recv: let it be evicted here.
         client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:
-        """End overdue clients and, if `idle_too`, those that are IDLE; log what was dropped."""
+        """End clients that stay overdue and, if `idle_too`, IDLE ones; log what was dropped."""
         self.notify()
         now = monotonic()
-        sleep(YIELD)  # if the process was paused, first receive what arrived meanwhile
+        sleep(SWEEP)  # if the process was paused, this receives what arrived meanwhile
         for client in self.clients:
             is_late = client.deadline < now
             if is_late and client.phase in TIMED_OUT:
@@ -161,7 +159,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
 
 
 def read_to_end(body: Any) -> bool:
-    """Read what the app left of a body, and return whether it ends within MAX_UNREAD bytes."""
+    """Read the rest of a body, and return whether it ends within about MAX_UNREAD bytes."""
     with suppress(ParseException):  # a malformed chunk or trailer
         for _ in range(MAX_UNREAD // READ_SIZE):
             if not body.read(READ_SIZE):
@@ -170,7 +168,7 @@ def read_to_end(body: Any) -> bool:
 
 
 class Client(socket.socket):  # type: ignore[misc]
-    """A client's connection. Its deadline is infinite unless the worker is waiting for it."""
+    """A client's connection. Its deadline is infinite unless the worker waits for the client."""
 
     ended = False
     deadline = math.inf
@@ -203,7 +201,7 @@ class Client(socket.socket):  # type: ignore[misc]
         return data
 
     def recv_head(self, size: int) -> bytes:
-        """Receive a part of a request's headers, or raise LimitRequestHeaders.
+        """Receive part of a request's headers, or raise LimitRequestHeaders.
 
         gunicorn searches all of them again after each part, so pause in proportion to their size.
         """

@@ -20,9 +20,9 @@ MAX_ERRORS = 100  # in one response: a body can contain a million, and each take
 MAX_UNKNOWN = 3  # unknown fields that one error names, at most
 MAX_QUOTED = 40  # characters of a value or a name that an error quotes, at most
 
-# The longest numbers, in bytes: a float64 in a request, such as -2.2250738585072014e-308
-# (a few negative ones from JavaScript are one byte longer), and a float32 probability in a response, such as
-# 0.000061033562815282494.
+# The longest numbers, in bytes: a float64 in a request, such as -2.2250738585072014e-308 (a few
+# negative ones from JavaScript are one byte longer), and a float32 probability in a response, such
+# as 0.000061033562815282494.
 MAX_NUMBER_LENGTH = 24
 MAX_PROBABILITY_LENGTH = 23
 FLOAT32_MAX = float(np.finfo(np.float32).max)

@@ -300,6 +300,20 @@ def test_request_that_has_arrived_when_keep_alive_expires_is_served() -> None:
     assert "WARNING" not in service.logged()
 
 
+@LINUX
+def test_body_that_arrives_while_the_worker_is_paused_is_served() -> None:
+    with serve(STALL_TIMEOUT=1) as service, service.connect() as client:
+        client.sendall(POST % 10 + b"01234")
+        time.sleep(0.3)
+        (worker,) = service.workers()
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(0.3)
+        client.sendall(b"56789")
+        time.sleep(1.5)
+        os.kill(worker, signal.SIGCONT)
+        assert read_response(client) == (200, b"0123456789")
+
+
 # Request heads
 
 
