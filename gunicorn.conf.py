@@ -31,21 +31,22 @@ control_socket_disable = True
 # The folder of the workers' heartbeat files: on a slow disk a heartbeat could be late, and on a
 # read-only disk the files could not exist.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-# Seconds that an idle connection stays open: longer than a load balancer keeps it, which could
-# otherwise send a request just when the connection is closed. AWS uses 60, nginx 60 and Heroku 90.
+# Seconds that an idle connection stays open: longer than a load balancer keeps it. Otherwise, the
+# balancer could send a request just as it is closed. AWS uses 60, nginx 60 and Heroku 90.
 keepalive = 95
 # Seconds in which a stopping worker finishes its requests. The README promises an exit within 5
 # seconds of SIGTERM: 2 for this, 2 more if a reload (SIGHUP) is finishing, and 1 for the rest.
 graceful_timeout = 2
-# Each connection needs a file descriptor, and a worker about 11 more; 32 leave a margin.
+# Each connection needs a file descriptor, and a worker about 11 more; 32 leaves a margin. The worker
+# evicts clients from 15/16 of these connections on.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
-# The worker limits request headers to 64 KiB altogether, so a single field may have all of it, and
-# the request line needs no limit (0 means none). A field of a few bytes takes 300 in memory: with
-# 256 of them, headers fit into the 160 KiB per connection that kubernetes.yaml counts.
+# The worker limits the request line and headers to 64 KiB together, so a single field may have all
+# of it, and the line needs no limit of its own (0 means none). A field of a few bytes takes 300 in
+# memory: with 256 of them, headers fit into the 160 KiB that kubernetes.yaml plans per connection.
 limit_request_field_size = 2**16
 limit_request_line = 0
 limit_request_fields = 2**8
-# Ignore both kinds of headers: nothing here depends on the scheme, and only the URLs in messages
+# Ignore headers for the scheme and the path: nothing here depends on the scheme, and only the URLs in messages
 # depend on SCRIPT_NAME. gunicorn would reject contradictory scheme headers from a proxy, and obey a
 # SCRIPT_NAME that a client sent through a proxy.
 secure_scheme_headers: dict[str, str] = {}
@@ -53,7 +54,7 @@ forwarder_headers = ""
 # Once enabled with --access-logfile: client, time, request, status, bytes, seconds, request ID.
 access_log_format = '%(h)s %(t)s "%(r)s" %(s)s %(B)s %(L)s %({x-request-id}i)s'
 
-PAUSE = 5  # seconds: hung workers are looked for every second, so a longer gap means a pause
+PAUSE = 5  # seconds: the arbiter checks for hung workers every second; a longer gap means a pause
 
 
 def on_starting(arbiter: Any) -> None:

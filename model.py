@@ -46,10 +46,10 @@ def predict(input: ArrayLike) -> int:
 
     `input` has the shape (n_features,) or (1, n_features), in schema.Sample's order and units, of
     any dtype that NumPy casts to float32; for iris: sepal length, sepal width, petal length and
-    petal width in cm. An optional feature may be NaN or None. Raises ValueError for more than one
-    sample, another shape, or another value that is not finite.
+    petal width in cm. An optional feature may be NaN or None. Raises ValueError for any other
+    shape, such as that of two samples, or any other value that is not finite.
     """
-    sample = np.asarray(input, np.float32)  # rounded as XGBoost does
+    sample = np.asarray(input, np.float32)  # rounds as XGBoost does
     one, array_of_one = (N_FEATURES,), (1, N_FEATURES)
     if sample.shape not in (one, array_of_one):
         raise ValueError(f"Expected shape {one} or {array_of_one}, got {sample.shape}.")
@@ -70,8 +70,8 @@ def tabulate(
     float32 probabilities, shape (n_samples, n_classes); both return an array of n_samples results.
     A tree ensemble is constant within each cell of the grid that its split thresholds form. So
     the results for one sample per cell are computed here, once, and the returned function looks
-    them up: they equal XGBoost's bit for bit. If the table would be too large, the returned
-    function calls XGBoost and `convert` instead.
+    them up: they equal XGBoost's bit for bit. If the table would be larger than
+    `max_values` (cells times classes), the returned function calls XGBoost and `convert` instead.
     """
 
     def compute(samples: Array) -> Array:
@@ -88,8 +88,8 @@ def tabulate(
     for axis, (feature, edges) in enumerate(edges_by_feature.items()):
         lower_bounds = np.insert(edges, 0, np.finfo(np.float32).min)
         lower_bounds[lower_bounds == np.inf] = np.nan
-        n_later = len(shape) - axis - 1
-        cells[..., feature] = lower_bounds.reshape(-1, *[1] * n_later)
+        later_axes = [1] * (len(shape) - axis - 1)
+        cells[..., feature] = lower_bounds.reshape(-1, *later_axes)
     results = compute(cells.reshape(-1, N_FEATURES))
     edge_lists = [(feature, edges.tolist()) for feature, edges in edges_by_feature.items()]
 
@@ -235,7 +235,7 @@ def read_verified(path: Path) -> bytes:
 def check_version(path: Path, pickled: bytes) -> None:
     """Raise ModelError if a different minor version of XGBoost wrote the pickle.
 
-    Such a pickle may fail to load, or predict differently. That of another patch release does not.
+    Such a pickle may fail to load, or predict differently. One from another patch release does not.
     The version is an array in UBJSON: its length 3 in eight bytes (L), then three int8 (i). A
     pickle without a version contains no booster, and fails to load.
     """
@@ -250,7 +250,7 @@ def check_version(path: Path, pickled: bytes) -> None:
 
 
 class Unpickler(pickle.Unpickler):
-    """An unpickler of ALLOWED_GLOBALS only: a pickle could call any other function."""
+    """Loads only ALLOWED_GLOBALS: otherwise, a pickle could call any function."""
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in ALLOWED_GLOBALS:

@@ -46,7 +46,7 @@ class BodyReader:
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
         if self.size_per_body * limit > self.budget:
-            # Here size_per_body > LARGE_REQUESTS, so largest < MAX_RESPONSE: the default budget.
+            # size_per_body > LARGE_REQUESTS here, so `largest` has the default budget.
             largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
             raise SystemExit(
                 f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not {limit}: "

@@ -60,7 +60,7 @@ CORS(app, origins=settings.allowed_origins(app.config), vary_header=False)
 
 @app.after_request
 def vary_by_origin(response: Response) -> Response:
-    """Tell caches that responses differ by origin, even responses to origins not allowed."""
+    """Tell caches that responses differ by origin, even for disallowed origins."""
     response.headers.add("Vary", "Origin")
     return response
 
@@ -75,7 +75,7 @@ def hello() -> str:
 def predict() -> Response:
     samples = read_samples()
     if isinstance(samples, Sample):
-        # model.predict is what Python callers use: one sample has the same result over HTTP.
+        # model.predict, which Python callers use, so that HTTP gives the same result.
         return json_response(LABELS[model.predict(astuple(samples))])
     return json_response(json_array(LABELS[model.predict_classes(to_array(samples))]))
 

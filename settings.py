@@ -1,6 +1,6 @@
 """Settings from the environment, for `python run.py` and gunicorn alike.
 
-An invalid value aborts startup with a one-line error.
+What is checked here aborts startup with a one-line error if it is invalid.
 """
 
 import os

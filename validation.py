@@ -20,9 +20,9 @@ MAX_ERRORS = 100  # in one response: a body can contain a million, and each take
 MAX_UNKNOWN = 3  # unknown fields that one error names, at most
 MAX_QUOTED = 40  # characters of a value or a name that an error quotes, at most
 
-# The longest numbers, in bytes: a float64 in a request, such as -2.2250738585072014e-308 (a few
-# negative ones from JavaScript are one byte longer), and a float32 probability in a response, such
-# as 0.000061033562815282494.
+# The usual maximum length of numbers, in bytes: of a float64 in a request, such as
+# -2.2250738585072014e-308, and of a float32 probability in a response, such as
+# 0.000061033562815282494. A few negative numbers from JavaScript are one byte longer.
 MAX_NUMBER_LENGTH = 24
 MAX_PROBABILITY_LENGTH = 23
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -102,7 +102,7 @@ def length_without_values(names: Iterable[str]) -> int:
 
 FIELDS = read_fields(Sample)
 NAMES = [field.name for field in FIELDS]
-# What messages to clients call a sample: "flower" for Flower, "house sale" for HouseSale.
+# The name of a sample in messages to clients: "flower" for Flower, "house sale" for HouseSale.
 SAMPLE_NAME = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", Sample.__name__).lower()
 
 LONGEST_SAMPLE = length_without_values(NAMES) + MAX_NUMBER_LENGTH * len(NAMES)  # in bytes

@@ -179,7 +179,7 @@ def read_feature_columns() -> list[str]:
 
 
 def find_columns(header: list[str]) -> list[int]:
-    """Return the positions of the features' columns, and then of the class's."""
+    """Return the positions of the features' columns, then of the class column."""
     expected = [*NAMES, schema.CLASS]
     normalized = [normalize(name) for name in header]
     if not any(normalized):
@@ -247,8 +247,6 @@ def move_into_limits(samples: Array) -> NDArray[np.float64]:
     allowed = samples.astype(np.float64)
     for column, field in enumerate(FIELDS):
         values = allowed[:, column]
-        if not field.is_optional:
-            values[np.isnan(values)] = field.minimum
         if field.is_integer:
             np.rint(values, out=values)
             np.clip(values, np.ceil(field.minimum), np.floor(field.maximum), out=values)
@@ -266,7 +264,7 @@ SAVE_AGAIN = (
 
 
 def read_classifier(path: Path) -> Any:
-    """Return the classifier in a file, or another object, which `publish` will reject.
+    """Return the object in a file; `publish` rejects it if it is not a classifier.
 
     A Booster, or a file in one of XGBoost's own formats, is loaded with XGBClassifier.load_model:
     the classifier predicts up to the best iteration, and only NaN counts as missing. Raises
@@ -303,8 +301,8 @@ def load_as_classifier(content: bytearray) -> XGBClassifier:
     classifier = XGBClassifier()
     classifier.load_model(content)
     print(
-        "Only NaN counts as missing. If you set `missing` in training, publish the classifier's "
-        "pickle: only this format stores it, and without it, differing predictions go unnoticed."
+        "Only NaN counts as missing. If you set `missing` in training, predictions may differ: "
+        "publish the classifier's pickle, which reveals this. Other formats do not store it."
     )
     return classifier
 
@@ -368,7 +366,7 @@ def check_kind(classifier: Any, source: str) -> None:
 def check_names(classifier: XGBClassifier, source: str) -> bool:
     """Return whether the classifier knows its features' names.
 
-    Raises SystemExit if it has other features than schema.py. Numbered names, such as 0 or
+    Raises SystemExit if its features are not those of schema.py. Numbered names, such as 0 or
     f0, come from a DataFrame or an array without column names, and do not count.
     """
     booster = classifier.get_booster()
@@ -433,7 +431,7 @@ def check_ranges(
     """Raise SystemExit if too many thresholds of a model lie outside their column's range in DATA.
 
     They do if the model was trained on columns in another order, in other units or after scaling.
-    If the model has feature names, so that the order is right, this is only a warning.
+    If the model has feature names, so the order is right, this is only a warning.
     """
     low, high = np.nanmin(samples, axis=0), np.nanmax(samples, axis=0)
     # A threshold above all values separates them from missing ones.
@@ -446,7 +444,7 @@ def check_ranges(
         f"their column in {schema.DATA}"
     )
     if has_names:
-        print(f"Warning: {problem}. Was it trained on other units, or on scaled values?")
+        print(f"Warning: {problem}. Was it trained in other units, or on scaled values?")
         return
     raise SystemExit(
         f"{problem}, and the model has no feature names: it was probably trained on columns in "
@@ -480,7 +478,7 @@ def model_files(booster: xgboost.Booster) -> dict[str, bytes]:
     classifier = XGBClassifier()
     classifier.load_model(booster.save_raw("ubj"))
     compressed = io.BytesIO()
-    # Reproducible: no file name or time, and a fixed level and protocol, not a Python's defaults.
+    # Reproducible: no file name or time, and a fixed level and protocol, not Python's defaults.
     with gzip.GzipFile("", "wb", compresslevel=9, fileobj=compressed, mtime=0) as file:
         pickle.dump(classifier, file, protocol=4)
     digest = hashlib.sha256(compressed.getvalue()).hexdigest()
@@ -529,13 +527,13 @@ def check_predictions(
     """Raise SystemExit unless the service predicts what the classifier does, bit for bit.
 
     The values are each threshold, its two neighbors, the limits, zero, values of DATA and random
-    ones. Two comparisons are made: through the app, with values moved to the nearest allowed ones,
-    and, if the classifier treats only NaN as missing, through model.tabulate, with any values.
+    ones. Two comparisons are made: one through the app, with values moved to the nearest allowed
+    ones, and, if only NaN is missing, one through model.tabulate, with the values as they are.
     """
     combined = combine(service.model, samples)
     allowed = move_into_limits(combined)
     compare(allowed, partial(post, service), classifier, source)
-    # With another `missing`, results may differ for values that no client can send: no error.
+    # With another `missing`, results may rightly differ for values that no client can send.
     if np.isnan(classifier.missing):
         look_up = service.model.tabulate(service.model.booster, lambda probabilities: probabilities)
         compare(combined, look_up, classifier, source)

@@ -3,8 +3,8 @@
 They are the OpenAPI description, the Postman collection, README's generated blocks, two scripts
 that classify a CSV, an example, the demo page's data and the tests' expected predictions.
 model/publish.py calls `generate` with the service that it is about to publish, and every response
-shown comes from that service. The fixed text of the OpenAPI description is openapi_template.json
-beside this file.
+shown comes from that service. The fixed text of the OpenAPI description is in
+openapi_template.json, beside this file.
 """
 
 import json
@@ -78,7 +78,7 @@ def generate(
 
 
 def samples_per_body(service: ModuleType) -> int:
-    """Return how many samples fit in a body of compact JSON, whatever their values."""
+    """Return how many samples with the longest values fit in a body of compact JSON."""
     return service.body_reader.limit // LONGEST_SAMPLE
 
 

@@ -20,13 +20,13 @@ from tests.samples import BODY, JSON, RESPONSE
 
 ROOT = Path(__file__).parents[1]
 
-# The tests' tools come from npm and PyPI, which put their programs here.
+# npm and pip put the tests' tools here.
 NODE_MODULES = ROOT / "tests" / "node_modules"
 PATH = os.pathsep.join(
     [str(NODE_MODULES / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
 )
-# Most services in the tests start in half the time, without scikit-learn, as in the Docker image:
-# sklearn.py in tests/image, first on the path, raises ImportError.
+# Without scikit-learn, as in the Docker image, a service starts in half the time: sklearn.py in
+# tests/image, first on the path, raises ImportError.
 WITHOUT_SCIKIT_LEARN = str(ROOT / "tests" / "image")
 
 

@@ -653,7 +653,7 @@ def test_named_columns_of_other_ranges_are_a_warning(
     publish.check_ranges([(0, 51.0), (3, 0.8)], "model.json", SAMPLES, has_names=True)
     assert capsys.readouterr().out == (
         "Warning: 1 of the 2 thresholds of model.json lie outside the range of their column in "
-        "model/iris.csv. Was it trained on other units, or on scaled values?\n"
+        "model/iris.csv. Was it trained in other units, or on scaled values?\n"
     )
 
 
@@ -661,8 +661,8 @@ def test_named_columns_of_other_ranges_are_a_warning(
 
 EARLY = "Early stopping: only the first {} of {} boosting rounds are served.\n"
 ONLY_NAN = (
-    "Only NaN counts as missing. If you set `missing` in training, publish the classifier's "
-    "pickle: only this format stores it, and without it, differing predictions go unnoticed.\n"
+    "Only NaN counts as missing. If you set `missing` in training, predictions may differ: "
+    "publish the classifier's pickle, which reveals this. Other formats do not store it.\n"
 )
 
 
