@@ -37,8 +37,8 @@ keepalive = 95
 # Seconds in which a stopping worker finishes its requests. The README promises an exit within 5
 # seconds of SIGTERM: 2 for this, 2 more if a reload (SIGHUP) is finishing, and 1 for the rest.
 graceful_timeout = 2
-# Each connection needs a file descriptor, and a worker about 11 more; 32 leaves a margin. The worker
-# evicts clients from 15/16 of these connections on.
+# Each connection needs a file descriptor, and a worker about 11 more; 32 leaves a margin. From
+# 15/16 of these connections on, the worker evicts clients.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
 # The worker limits the request line and headers to 64 KiB together, so a single field may have all
 # of it, and the line needs no limit of its own (0 means none). A field of a few bytes takes 300 in
@@ -46,9 +46,9 @@ worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 3
 limit_request_field_size = 2**16
 limit_request_line = 0
 limit_request_fields = 2**8
-# Ignore headers for the scheme and the path: nothing here depends on the scheme, and only the URLs in messages
-# depend on SCRIPT_NAME. gunicorn would reject contradictory scheme headers from a proxy, and obey a
-# SCRIPT_NAME that a client sent through a proxy.
+# Ignore headers for the scheme and the path: nothing here depends on the scheme, and only the URLs
+# in messages depend on SCRIPT_NAME. gunicorn would reject contradictory scheme headers from a
+# proxy, and obey a SCRIPT_NAME that a client sent through a proxy.
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
 # Once enabled with --access-logfile: client, time, request, status, bytes, seconds, request ID.

@@ -26,9 +26,9 @@ from gunicorn.http.errors import LimitRequestHeaders, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
 HEAD_TIMEOUT = 10  # seconds for a new connection to send something, then for a request's headers
-READ_TIMEOUT = 60  # total seconds spent waiting for a body: at 35 kB/s, for 2 MiB
+READ_TIMEOUT = 60  # total seconds spent waiting for a body; enough for 2 MiB at 35 kB/s
 SEND_TIMEOUT = 60  # total seconds spent waiting for a client to read a response
-STALL_TIMEOUT = 10  # seconds without progress, except in an idle connection or request headers
+STALL_TIMEOUT = 10  # seconds without progress, except while idle or in request headers
 STOP_DELAY = 0.5  # seconds before a stopping worker ends IDLE clients: a request may be on its way
 SWEEP = 0.1  # seconds between checks of the deadlines
 LOG_INTERVAL = 10  # seconds between rounds of warnings
@@ -37,12 +37,12 @@ MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forwa
 HEAD_RATE = 2**22  # bytes per second: recv_head pauses for the size so far / HEAD_RATE
 MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took twice the memory
-# Bytes that the kernel buffers before send waits, doubled by Linux. With 32 KiB, less than a packet
-# of the loopback interface, a response of 1 MB to a local proxy took 0.4 s instead of 8 ms.
+# Bytes that the kernel buffers before send waits, doubled by Linux. With 32 KiB, too little for a
+# loopback packet even when doubled, a response of 1 MB to a local proxy took 0.4 s, not 8 ms.
 SEND_BUFFER = 40 * 2**10
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 
-# The phases of a connection. IDLE: waiting for a request, of which recv has returned none yet.
+# The phases of a connection. IDLE: waiting for a request, none of which recv has returned yet.
 # DRAIN: the response is sent, and what the client still sends is discarded.
 IDLE, HEAD, BODY, RESPONSE, DRAIN = range(5)
 IN_FLIGHT = (BODY, RESPONSE)
@@ -91,7 +91,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                 break
             except OSError:  # usually no free file descriptor
                 sleep(SWEEP)
-            if self.alive:  # when stopping, don't pause: the backlog may refill meanwhile
+            if self.alive:  # when stopping, don't pause: the backlog might never be empty
                 sleep(YIELD)
         listener.close()
 
@@ -100,17 +100,18 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         if self.pool.free_count() <= self.pool.size // 16:
             sleep(YIELD)  # most clients whose request has arrived are no longer IDLE after this
             self.evict()
-        while self.pool.full():
+        while not self.pool.wait_available(SWEEP):
             self.evict()
-            self.pool.wait_available(SWEEP)
 
     def evict(self) -> None:
         """End the client that has been in its phase the longest, preferably one not in flight."""
-        # If its deadline is infinite, the app is working for a client, or it is being closed.
+        # With an infinite deadline, the app is working for a client, or it was ended already.
         evictable = [client for client in self.clients if client.deadline < math.inf]
         if evictable:
+            client = min(evictable, key=lambda client: (client.phase in IN_FLIGHT, client.began))
+            client.evicted = True
+            client.end()
             self.dropped["evicted for a new connection"] += 1
-            min(evictable, key=lambda client: (client.phase in IN_FLIGHT, client.began)).end()
 
     def serve(self, accepted: Any, address: Any) -> None:
         client = Client(fileno=accepted.detach())
@@ -128,20 +129,20 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def handle_request(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:
         """Serve a request, then read the rest of its body, which precedes the next request."""
         client.begin(BODY, READ_TIMEOUT)
-        request.body.reader.limit_trailer_section = MAX_HEAD
+        request.body.reader.limit_trailer_section = MAX_HEAD  # used if it is chunked
         super().handle_request(listener_name, request, client, address)
         client.begin(DRAIN, READ_TIMEOUT)
         if not read_to_end(request.body) or client.ended:
             raise StopIteration  # what arrives next may belong to the body, or must not be served
         client.begin(IDLE, self.cfg.keepalive)
-        # A client that pipelines may never wait in recv: let it be evicted here.
+        # A client that pipelines may never wait in recv: here it can be evicted.
         client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:
         """End clients that stay overdue and, if `idle_too`, IDLE ones; log what was dropped."""
         self.notify()
         now = monotonic()
-        sleep(SWEEP)  # if the process was paused, this receives what arrived meanwhile
+        sleep(SWEEP)  # if the process was paused, what arrived meanwhile is received first
         for client in self.clients:
             is_late = client.deadline < now
             if is_late and client.phase in TIMED_OUT:
@@ -171,6 +172,7 @@ class Client(socket.socket):  # type: ignore[misc]
     """A client's connection. Its deadline is infinite unless the worker waits for the client."""
 
     ended = False
+    evicted = False
     deadline = math.inf
 
     def begin(self, phase: int, timeout: float) -> None:
@@ -197,7 +199,7 @@ class Client(socket.socket):  # type: ignore[misc]
         if self.phase == RESPONSE:  # after 100 Continue, or the app reads and sends in turn
             self.begin(BODY, READ_TIMEOUT)
         data = self.wait(super().recv, min(size, READ_SIZE))
-        self.wait(sleep, YIELD)  # otherwise, a client that never pauses would keep others waiting
+        self.wait(sleep, YIELD)  # a client that never pauses must not keep others waiting
         return data
 
     def recv_head(self, size: int) -> bytes:
@@ -221,11 +223,11 @@ class Client(socket.socket):  # type: ignore[misc]
         return self.wait(super().send, *args, **kwargs)
 
     def close(self) -> None:
-        """Unless the client was ended, wait until it closes the connection, or a deadline passes.
+        """Unless the client was evicted, wait until it closes the connection, or a deadline passes.
 
         Closing it with unread data would reset it and lose the response (RFC 9112, section 9.6).
         """
-        if not self.ended:
+        if not self.evicted:
             self.begin(DRAIN, READ_TIMEOUT)
             with suppress(OSError):
                 self.shutdown(socket.SHUT_WR)

@@ -138,6 +138,26 @@ def test_oldest_idle_connection_is_evicted_before_one_that_has_sent_nothing_yet(
         assert read_response(new) == HELLO
 
 
+def test_new_connection_evicts_only_one_client() -> None:
+    with serve(APP, "--worker-connections=4") as service, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(4)]
+        for client in clients:
+            client.sendall(POST % 5 + b"he")
+        time.sleep(0.5)
+        assert service.request("GET", "/")[0] == 200
+        for client in clients:
+            with contextlib.suppress(ConnectionError):  # the one that was evicted
+                client.sendall(b"llo")
+        assert sum(not is_reset(client) for client in clients) == 3
+
+
+def is_reset(client: socket.socket) -> bool:
+    try:
+        return read_response(client) != (200, b"hello")
+    except ConnectionError:
+        return True
+
+
 def test_full_worker_evicts_no_client_until_another_connects() -> None:
     with serve(APP, "--worker-connections=1") as service:
         connection = HTTPConnection("127.0.0.1", service.port, timeout=8)
@@ -298,6 +318,28 @@ def test_request_that_has_arrived_when_keep_alive_expires_is_served() -> None:
         assert all(read_response(client) == HELLO for client in clients[:50])
         assert all(client.recv(1) == b"" for client in clients)
     assert "WARNING" not in service.logged()
+
+
+def test_last_response_of_an_expired_connection_can_be_read() -> None:
+    request = UNREAD.replace(b"Host", b"Connection: close\r\nHost") % 5_000_000 + bytes(5_000_000)
+    with serve(APP, "--keep-alive=1") as service, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(40)]
+        busy = clients.pop()
+        for client in clients:
+            client.sendall(GET)
+            assert read_response(client) == HELLO
+            time.sleep(0.005)
+        time.sleep(0.9)
+        # Some connections expire while the app keeps the worker busy, and requests arrive.
+        busy.sendall(GET.replace(b"/", b"/busy", 1))
+        time.sleep(0.2)
+        open_clients = [client for client in clients if not is_closed(client)]
+        for client in open_clients:
+            client.settimeout(30)
+            client.sendall(request[:100_000])
+        for client in open_clients:
+            client.sendall(request[100_000:])
+            assert read_response(client)[0] == 404
 
 
 @LINUX
