@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -382,11 +383,12 @@ def check_names(classifier: XGBClassifier, source: str) -> bool:
     fields = list(schema.Sample.__struct_fields__)
     field_by_name = dict(zip(map(normalize, NAMES), fields, strict=True))
     wanted = [field_by_name.get(normalize(name), name) for name in names]
-    if wanted != fields:
-        raise SystemExit(
-            f"{source} was trained on the columns {names}. The fields of schema.py must be "
-            f"{wanted}, in this order, not {fields}."
-        )
+    for number, (name, field) in enumerate(zip_longest(wanted, fields), 1):
+        if name != field:
+            raise SystemExit(
+                f"{source} was trained on the columns {names}. The fields of schema.py must be "
+                f"{wanted}, in this order, not {fields}: field {number} is the first to differ."
+            )
     return True
 
 

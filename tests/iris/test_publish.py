@@ -386,19 +386,20 @@ REJECTED: dict[str, tuple[str, Callable[[], Any], str]] = {
         ".json",
         lambda: fit(COLUMNS[::-1], SAMPLES[:, ::-1]),
         f"was trained on the columns {COLUMNS[::-1]}. The fields of schema.py must be "
-        f"{REVERSED}, in this order, not {FIELDS}.",
+        f"{REVERSED}, in this order, not {FIELDS}: field 1 is the first to differ.",
     ),
     "other names": (
         ".pkl",
         lambda: fit(["a", "b", "c", "petal width (cm)"]),
         "was trained on the columns ['a', 'b', 'c', 'petal width (cm)']. The fields of schema.py "
-        f"must be ['a', 'b', 'c', 'petal_width_cm'], in this order, not {FIELDS}.",
+        f"must be ['a', 'b', 'c', 'petal_width_cm'], in this order, not {FIELDS}: field 1 is the "
+        "first to differ.",
     ),
     "three names": (
         ".json",
         lambda: fit(COLUMNS[:3], SAMPLES[:, :3]),
         f"was trained on the columns {COLUMNS[:3]}. The fields of schema.py must be {FIELDS[:3]}, "
-        f"in this order, not {FIELDS}.",
+        f"in this order, not {FIELDS}: field 4 is the first to differ.",
     ),
     "three features": (".json", lambda: fit(columns=SAMPLES[:, :3]), wrong_features(3)),
     "five features": (
