@@ -35,7 +35,7 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # balancer could send a request just as it is closed. AWS uses 60, nginx 60 and Heroku 90.
 keepalive = 95
 # Seconds in which a stopping worker finishes its requests. The README promises an exit within 5
-# seconds of SIGTERM: 2 for this, 2 more if a reload (SIGHUP) is finishing, and 1 for the rest.
+# seconds of SIGTERM: 2 for this, 2 more if a reload (SIGHUP) must finish first, and 1 for the rest.
 graceful_timeout = 2
 # Each connection needs a file descriptor, and a worker about 11 more; 32 leaves a margin. From
 # 15/16 of these connections on, the worker evicts clients.

@@ -45,9 +45,10 @@ class BodyReader:
         self.rejected = 0
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
-        if self.size_per_body * limit > self.budget:
-            # size_per_body > LARGE_REQUESTS here, so `largest` has the default budget.
-            largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
+        # Any limit fits if responses are up to LARGE_REQUESTS times as long as bodies, because the
+        # budget grows with it.
+        largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
+        if self.size_per_body > LARGE_REQUESTS and limit > largest:
             raise SystemExit(
                 f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not {limit}: "
                 "the response to a longer body would exceed the memory budget."

@@ -75,7 +75,7 @@ def hello() -> str:
 def predict() -> Response:
     samples = read_samples()
     if isinstance(samples, Sample):
-        # model.predict, which Python callers use, so that HTTP gives the same result.
+        # Not predict_classes: Python callers use model.predict, and HTTP must give the same result.
         return json_response(LABELS[model.predict(astuple(samples))])
     return json_response(json_array(LABELS[model.predict_classes(to_array(samples))]))
 
@@ -139,7 +139,7 @@ def problem(error: HTTPException) -> Response:
 
 @app.errorhandler(NotFound)
 def not_found(error: NotFound) -> Response:
-    """Name the URLs to start from, for people who try one in a browser."""
+    """Name the URLs to start from, for people who guess a path in a browser."""
     if request.method == "OPTIONS":
         # A browser's preflight: unless it succeeds, the page cannot read the 404 that follows.
         return Response(status=204)

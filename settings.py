@@ -79,7 +79,8 @@ def check_names(config: dict[str, Any]) -> None:
     for name in os.environ:
         if not name.upper().startswith("FLASK_"):
             continue
-        key = name.removeprefix("FLASK_").partition("__")[0]  # FLASK_A__B sets config["A"]["B"]
+        # Flask reads upper-case names only; FLASK_A__B sets config["A"]["B"].
+        key = name.removeprefix("FLASK_").partition("__")[0]
         if key in config or key in CONFIG_OPTIONS:
             continue
         meant = name.upper().removeprefix("FLASK_")

@@ -243,11 +243,11 @@ def locate(preceding: bytes) -> str:
     if name is None or opened == -1:
         return ""
     pointer = escape(name[1].decode())
-    array = preceding[:opened].strip(b" \t\r\n,")  # up to the sample, such as [{...},{...}
-    if not array:
+    earlier = preceding[:opened].strip(b" \t\r\n,")  # the samples before it: [{...},{...}
+    if not earlier:
         return f" at /{pointer}"
     try:
-        index = len(msgspec.json.decode(array + b"]", type=list[msgspec.Raw]))
+        index = len(msgspec.json.decode(earlier + b"]", type=list[msgspec.Raw]))
     except (msgspec.DecodeError, RecursionError):  # an object within a sample
         return ""
     return f" at /{index}/{pointer}"

@@ -303,7 +303,7 @@ def load_as_classifier(content: bytearray) -> XGBClassifier:
     classifier.load_model(content)
     print(
         "Only NaN counts as missing. If you set `missing` in training, predictions may differ: "
-        "publish the classifier's pickle, which reveals this. Other formats do not store it."
+        "publish the classifier's pickle to check this. Other formats do not store the value."
     )
     return classifier
 
@@ -496,7 +496,8 @@ def model_files(booster: xgboost.Booster) -> dict[str, bytes]:
 def load_service(files: dict[str, bytes]) -> Iterator[ModuleType]:
     """Import the module `run`, with the new model, from a temporary copy of the service.
 
-    It is imported with the default settings, which the documentation describes.
+    It is imported with the default settings, which the documentation describes: FLASK_ variables
+    are removed for good.
     """
     for name in [name for name in os.environ if name.startswith("FLASK_")]:
         del os.environ[name]
@@ -530,7 +531,7 @@ def check_predictions(
 
     The values are each threshold, its two neighbors, the limits, zero, values of DATA and random
     ones. Two comparisons are made: one through the app, with values moved to the nearest allowed
-    ones, and, if only NaN is missing, one through model.tabulate, with the values as they are.
+    ones, and, if `missing` is NaN, one through model.tabulate, with the values as they are.
     """
     combined = combine(service.model, samples)
     allowed = move_into_limits(combined)
@@ -626,7 +627,7 @@ def print_confusion(classes: Array, predicted: Array) -> None:
         print(f"  {name:{width}}", *(f"{count:6}" for count in row))
     _, best = linear_sum_assignment(-matrix)  # best[i]: the label that fits class i
     if matrix[range(len(CLASSES)), best].sum() > matrix.trace():
-        reordered = [CLASSES[index] for index in best.argsort()]  # argsort inverts it
+        reordered = [CLASSES[index] for index in best.argsort()]  # the inverse of best
         print(
             f"Warning: with CLASSES = {tuple(reordered)} in schema.py, more predictions would be "
             "right. If this is the model's order, change schema.py and publish the model again."

@@ -663,7 +663,7 @@ def test_named_columns_of_other_ranges_are_a_warning(
 EARLY = "Early stopping: only the first {} of {} boosting rounds are served.\n"
 ONLY_NAN = (
     "Only NaN counts as missing. If you set `missing` in training, predictions may differ: "
-    "publish the classifier's pickle, which reveals this. Other formats do not store it.\n"
+    "publish the classifier's pickle to check this. Other formats do not store the value.\n"
 )
 
 
