@@ -12,6 +12,7 @@ not supported. The rest relies on undocumented behavior; tests/test_worker.py fa
   for trailers.
 """
 
+import errno
 import math
 import struct
 from collections import Counter
@@ -34,19 +35,19 @@ SWEEP = 0.1  # seconds between checks of the deadlines
 LOG_INTERVAL = 10  # seconds between rounds of warnings
 YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would skip those waiting for I/O
 MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forward no more
-HEAD_RATE = 2**22  # bytes per second: recv_head pauses for the size so far / HEAD_RATE
+HEAD_RATE = 2**22  # bytes per second: recv_head first pauses for bytes so far / HEAD_RATE
 MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took twice the memory
-# Bytes that the kernel buffers before send waits, doubled by Linux. With 32 KiB, too little for a
-# loopback packet even when doubled, a response of 1 MB to a local proxy took 0.4 s, not 8 ms.
+# Bytes that the kernel buffers before send waits, doubled by Linux. 32 KiB, even doubled, is too
+# little for a loopback packet: a response of 1 MB to a local proxy took 0.4 s, not 8 ms.
 SEND_BUFFER = 40 * 2**10
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 
-# The phases of a connection. IDLE: waiting for a request, none of which recv has returned yet.
+# The phases of a connection. IDLE: between requests; recv has returned nothing since the last one.
 # DRAIN: the response is sent, and what the client still sends is discarded.
 IDLE, HEAD, BODY, RESPONSE, DRAIN = range(5)
 IN_FLIGHT = (BODY, RESPONSE)
-TIMED_OUT = {  # in the other phases, a connection is closed without a warning
+TIMED_OUT = {  # in the other phases, passing a deadline is not logged
     HEAD: f"request headers not complete within {HEAD_TIMEOUT} s",
     BODY: f"request body stalled for {STALL_TIMEOUT} s or not complete within {READ_TIMEOUT} s",
     RESPONSE: f"response stalled for {STALL_TIMEOUT} s or not read within {SEND_TIMEOUT} s",
@@ -75,11 +76,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
 
     def accept(self, listener: Any) -> None:
-        """Serve each new connection in its own greenlet, until the worker stops."""
+        """Serve each new connection in a greenlet, until the worker stops and none is left."""
         while True:
             try:
                 # One connection per event-loop iteration, so that other workers get their share,
-                # plus one per 16 open ones, because iterations take longer the more there are.
+                # plus one per 16 open ones, because more connections make iterations longer.
                 for _ in range(1 + len(self.pool) // 16):
                     listener.settimeout(SWEEP if self.alive else 0)
                     accepted = listener.accept()
@@ -91,7 +92,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                 break
             except OSError:  # usually no free file descriptor
                 sleep(SWEEP)
-            if self.alive:  # when stopping, don't pause: the backlog might never be empty
+            if self.alive:  # when stopping, don't: the backlog could refill during each pause
                 sleep(YIELD)
         listener.close()
 
@@ -105,7 +106,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
 
     def evict(self) -> None:
         """End the client that has been in its phase the longest, preferably one not in flight."""
-        # With an infinite deadline, the app is working for a client, or it was ended already.
+        # With an infinite deadline, the app is working for a client, or the client was ended.
         evictable = [client for client in self.clients if client.deadline < math.inf]
         if evictable:
             client = min(evictable, key=lambda client: (client.phase in IN_FLIGHT, client.began))
@@ -129,7 +130,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def handle_request(self, listener_name: Any, request: Any, client: Any, address: Any) -> None:
         """Serve a request, then read the rest of its body, which precedes the next request."""
         client.begin(BODY, READ_TIMEOUT)
-        request.body.reader.limit_trailer_section = MAX_HEAD  # used if it is chunked
+        request.body.reader.limit_trailer_section = MAX_HEAD  # gunicorn's is larger
         super().handle_request(listener_name, request, client, address)
         client.begin(DRAIN, READ_TIMEOUT)
         if not read_to_end(request.body) or client.ended:
@@ -169,10 +170,10 @@ def read_to_end(body: Any) -> bool:
 
 
 class Client(socket.socket):  # type: ignore[misc]
-    """A client's connection. Its deadline is infinite unless the worker waits for the client."""
+    """A client's connection. Its deadline is infinite unless the worker is waiting for it."""
 
-    ended = False
-    evicted = False
+    ended = False  # after this, at most one request is served
+    evicted = False  # ended to free its slot
     deadline = math.inf
 
     def begin(self, phase: int, timeout: float) -> None:
@@ -199,6 +200,8 @@ class Client(socket.socket):  # type: ignore[misc]
         if self.phase == RESPONSE:  # after 100 Continue, or the app reads and sends in turn
             self.begin(BODY, READ_TIMEOUT)
         data = self.wait(super().recv, min(size, READ_SIZE))
+        if self.ended and not data:  # the client did not end the body here
+            raise ConnectionResetError(errno.ECONNRESET, "ended by the worker")
         self.wait(sleep, YIELD)  # a client that never pauses must not keep others waiting
         return data
 
