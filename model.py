@@ -71,7 +71,8 @@ def tabulate(
     A tree ensemble is constant within each cell of the grid that its split thresholds form. So
     the results for one sample per cell are computed here, once, and the returned function looks
     them up: they equal XGBoost's bit for bit. If the table would be larger than
-    `max_values` (cells times classes), the returned function calls XGBoost and `convert` instead.
+    `max_values` (cells times classes) or take too long, the returned function calls XGBoost and
+    `convert` instead.
     """
 
     def compute(samples: Array) -> Array:

@@ -45,8 +45,8 @@ class BodyReader:
         self.rejected = 0
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
-        # Any limit fits if responses are up to LARGE_REQUESTS times as long as bodies, because the
-        # budget grows with it.
+        # If responses are at most LARGE_REQUESTS times as long as bodies, any limit fits, because
+        # the budget is at least LARGE_REQUESTS * limit.
         largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
         if self.size_per_body > LARGE_REQUESTS and limit > largest:
             raise SystemExit(

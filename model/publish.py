@@ -625,9 +625,10 @@ def print_confusion(classes: Array, predicted: Array) -> None:
     width = max(map(len, CLASSES))
     for name, row in zip(CLASSES, matrix.tolist(), strict=True):
         print(f"  {name:{width}}", *(f"{count:6}" for count in row))
-    _, best = linear_sum_assignment(-matrix)  # best[i]: the label that fits class i
-    if matrix[range(len(CLASSES)), best].sum() > matrix.trace():
-        reordered = [CLASSES[index] for index in best.argsort()]  # the inverse of best
+    _, label_by_class = linear_sum_assignment(-matrix)  # the labels that fit best
+    if matrix[range(len(CLASSES)), label_by_class].sum() > matrix.trace():
+        class_by_label = label_by_class.argsort()  # the inverse permutation
+        reordered = [CLASSES[index] for index in class_by_label]
         print(
             f"Warning: with CLASSES = {tuple(reordered)} in schema.py, more predictions would be "
             "right. If this is the model's order, change schema.py and publish the model again."

@@ -179,7 +179,7 @@ def error_examples(service: ModuleType, example: JsonObject) -> dict[str, Any]:
     """Return an example of each error response, by the name of its OpenAPI component."""
     reader = service.body_reader
     full = b" " * reader.limit
-    invalid = example | {NAMES[1]: "unknown"}
+    invalid = example | {NAMES[min(1, len(NAMES) - 2)]: "unknown"}
     del invalid[NAMES[-1]]
     responses = {
         "InvalidJson": call(service, "/predict", 400, headers=JSON_HEADERS).json,
