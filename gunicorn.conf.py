@@ -41,8 +41,8 @@ graceful_timeout = 2
 # 15/16 of these connections on, the worker evicts clients.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
 # The worker limits the request line and headers to 64 KiB together, so a single field may have all
-# of it, and the line needs no limit of its own (0 means none). A field of a few bytes takes 300 in
-# memory: with 256 of them, headers fit into the 160 KiB that kubernetes.yaml plans per connection.
+# of it, and the line needs no limit of its own (0 means none). A short field takes 300 bytes of
+# memory: 256 of them and 64 KiB fit into the 160 KiB that kubernetes.yaml plans per connection.
 limit_request_field_size = 2**16
 limit_request_line = 0
 limit_request_fields = 2**8

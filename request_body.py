@@ -45,10 +45,8 @@ class BodyReader:
         self.rejected = 0
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
-        # If responses are at most LARGE_REQUESTS times as long as bodies, any limit fits, because
-        # the budget is at least LARGE_REQUESTS * limit.
-        largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
-        if self.size_per_body > LARGE_REQUESTS and limit > largest:
+        if self.size_per_body * limit > self.budget:
+            largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
             raise SystemExit(
                 f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not {limit}: "
                 "the response to a longer body would exceed the memory budget."

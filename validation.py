@@ -20,9 +20,9 @@ MAX_ERRORS = 100  # in one response: a body can contain a million, and each take
 MAX_UNKNOWN = 3  # unknown fields that one error names, at most
 MAX_QUOTED = 40  # characters of a value or a name that an error quotes, at most
 
-# The usual maximum length of numbers, in bytes: of a float64 in a request, such as
-# -2.2250738585072014e-308, and of a probability in a response (a float32 written as float64), such
-# as 0.000061033562815282494. A few negative numbers from JavaScript are one byte longer.
+# The longest numbers, in bytes: a float64 in a request, such as -2.2250738585072014e-308, and a
+# probability in a response (a float32 written as float64), such as 0.000061033562815282494.
+# JavaScript writes a few negative numbers one byte longer.
 MAX_NUMBER_LENGTH = 24
 MAX_PROBABILITY_LENGTH = 23
 FLOAT32_MAX = float(np.finfo(np.float32).max)

@@ -625,7 +625,7 @@ def print_confusion(classes: Array, predicted: Array) -> None:
     width = max(map(len, CLASSES))
     for name, row in zip(CLASSES, matrix.tolist(), strict=True):
         print(f"  {name:{width}}", *(f"{count:6}" for count in row))
-    _, label_by_class = linear_sum_assignment(-matrix)  # the labels that fit best
+    _, label_by_class = linear_sum_assignment(-matrix)  # which label fits each class
     if matrix[range(len(CLASSES)), label_by_class].sum() > matrix.trace():
         class_by_label = label_by_class.argsort()  # the inverse permutation
         reordered = [CLASSES[index] for index in class_by_label]

@@ -179,7 +179,7 @@ def error_examples(service: ModuleType, example: JsonObject) -> dict[str, Any]:
     """Return an example of each error response, by the name of its OpenAPI component."""
     reader = service.body_reader
     full = b" " * reader.limit
-    invalid = example | {NAMES[min(1, len(NAMES) - 2)]: "unknown"}
+    invalid = example | {NAMES[min(1, len(NAMES) - 2)]: "unknown"}  # any field but the last
     del invalid[NAMES[-1]]
     responses = {
         "InvalidJson": call(service, "/predict", 400, headers=JSON_HEADERS).json,
@@ -380,7 +380,7 @@ def model_info(
                 "optional": field.is_optional,
                 "distinct": len(np.unique(values)) if schema.PUBLISH_DATA else None,
                 "importance": round(gains.get(field.name, 0) / sum_of_gains, 6),
-                # The shortest decimals: the demo page's 0.8 must equal the threshold float32(0.8).
+                # The shortest decimals: in JavaScript, 0.8 differs from float32(0.8) as a float64.
                 # An optional feature also has infinity as an edge.
                 "thresholds": [float(str(value)) for value in edges if np.isfinite(value)],
             }
@@ -574,7 +574,7 @@ def model_block(service: ModuleType, n_samples: int, accuracy: str) -> str:
     if model.fits_table(model.booster):
         sizes = [len(edges) + 1 for edges in model.find_edges(model.booster).values()]
         product = " × ".join(map(str, sizes))  # noqa: RUF001
-        predictions = f"an exact lookup table of {product} = {math.prod(sizes):,} cells"
+        predictions = f"a lookup table of XGBoost's results: {product} = {math.prod(sizes):,} cells"
     return "\n".join(
         [
             f"- current model: `model/{model.PATH.name}`, SHA-256 {model.digest()[:12]}…",
