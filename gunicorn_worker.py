@@ -7,9 +7,9 @@ not supported. The rest relies on undocumented behavior; tests/test_worker.py fa
 - AsyncWorker.handle only needs its listener's address, and passes each request to handle_request.
   It calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders.
 - handle closes the connection after StopIteration, which AsyncWorker.handle_request raises after a
-  request that began when `alive` was already false.
-- request.body.read returns what the app left unread. Only a chunked body's reader uses the limit
-  for trailers.
+  request that began when `alive` was false, so that none is kept open while stopping.
+- request.body.read returns what the app left unread. Readers of bodies that are not chunked ignore
+  limit_trailer_section.
 """
 
 import errno
@@ -35,7 +35,7 @@ SWEEP = 0.1  # seconds between checks of the deadlines
 LOG_INTERVAL = 10  # seconds between rounds of warnings
 YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would skip those waiting for I/O
 MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forward no more
-HEAD_RATE = 2**22  # bytes per second: recv_head first pauses for bytes so far / HEAD_RATE
+HEAD_RATE = 2**22  # bytes per second: before each recv of headers, pause for size / HEAD_RATE
 MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took twice the memory
 # Bytes that the kernel buffers before send waits, doubled by Linux. 32 KiB, even doubled, is too
@@ -67,7 +67,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         self.pool = Pool(self.worker_connections)
         accepting = Group([spawn(self.accept, listener) for listener in self.sockets])
         while self.alive:
-            self.sweep()
+            self.sweep()  # takes SWEEP seconds
         stop = monotonic()
         while (accepting or self.pool) and monotonic() < stop + self.cfg.graceful_timeout:
             self.sweep(idle_too=monotonic() > stop + STOP_DELAY)
@@ -76,7 +76,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
 
     def accept(self, listener: Any) -> None:
-        """Serve each new connection in a greenlet, until the worker stops and none is left."""
+        """Serve each new connection in a greenlet, until the stopping worker's backlog is empty."""
         while True:
             try:
                 # One connection per event-loop iteration, so that other workers get their share,
@@ -140,7 +140,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:
-        """End clients that stay overdue and, if `idle_too`, IDLE ones; log what was dropped."""
+        """After SWEEP seconds, end clients still overdue and, if `idle_too`, IDLE ones."""
         self.notify()
         now = monotonic()
         sleep(SWEEP)  # if the process was paused, what arrived meanwhile is received first
@@ -172,7 +172,7 @@ def read_to_end(body: Any) -> bool:
 class Client(socket.socket):  # type: ignore[misc]
     """A client's connection. Its deadline is infinite unless the worker is waiting for it."""
 
-    ended = False  # after this, at most one request is served
+    ended = False  # once true, at most one more request is served (see `end`)
     evicted = False  # ended to free its slot
     deadline = math.inf
 
@@ -184,7 +184,7 @@ class Client(socket.socket):  # type: ignore[misc]
         self.head_size = 0
 
     def wait(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Return an operation's result, with a deadline, and deduct its time from time_left."""
+        """Return the result of an operation with a deadline, and deduct its time from time_left."""
         started = monotonic()
         stall = math.inf if self.phase in (IDLE, HEAD) else STALL_TIMEOUT
         self.deadline = started + min(self.time_left, stall)
@@ -197,10 +197,10 @@ class Client(socket.socket):  # type: ignore[misc]
     def recv(self, size: int) -> bytes:
         if self.phase in (IDLE, HEAD):
             return self.recv_head(size)
-        if self.phase == RESPONSE:  # after 100 Continue, or the app reads and sends in turn
+        if self.phase == RESPONSE:  # after 100 Continue, or the app alternates
             self.begin(BODY, READ_TIMEOUT)
         data = self.wait(super().recv, min(size, READ_SIZE))
-        if self.ended and not data:  # the client did not end the body here
+        if self.ended and not data:  # `end` made recv return nothing: the body does not end here
             raise ConnectionResetError(errno.ECONNRESET, "ended by the worker")
         self.wait(sleep, YIELD)  # a client that never pauses must not keep others waiting
         return data
