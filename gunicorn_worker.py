@@ -32,6 +32,7 @@ SEND_TIMEOUT = 60  # total seconds spent waiting for a client to read a response
 STALL_TIMEOUT = 10  # seconds without progress, except while idle or in request headers
 STOP_DELAY = 0.5  # seconds before a stopping worker ends IDLE clients: a request may be on its way
 SWEEP = 0.1  # seconds between checks of the deadlines
+EVICTION = 0.002  # seconds for an evicted client to free its slot, before another one is evicted
 LOG_INTERVAL = 10  # seconds between rounds of warnings
 YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would skip those waiting for I/O
 MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forward no more
@@ -101,7 +102,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         if self.pool.free_count() <= self.pool.size // 16:
             sleep(YIELD)  # most clients whose request has arrived are no longer IDLE after this
             self.evict()
-        while not self.pool.wait_available(SWEEP):
+        while not self.pool.wait_available(EVICTION):
             self.evict()
 
     def evict(self) -> None:

@@ -126,6 +126,20 @@ def test_new_connections_are_served_although_every_slot_is_taken(sent: bytes) ->
     assert re.search(r"Connections closed: \d+ \(evicted for a new connection\)", service.logged())
 
 
+def test_new_connection_is_served_although_hundreds_of_others_do_not_read_a_file() -> None:
+    get = GET.replace(b"/", b"/static/index.html", 1)
+    with serve("run:app", "--worker-connections=320") as service, contextlib.ExitStack() as stack:
+        for _ in range(480):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", service.port))
+            client.sendall(get * 4)
+        connection = HTTPConnection("127.0.0.1", service.port, timeout=8)  # less than a timeout
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"hello!!"
+        connection.close()
+
+
 def test_oldest_idle_connection_is_evicted_before_one_that_has_sent_nothing_yet() -> None:
     with serve(APP, "--worker-connections=16") as service, contextlib.ExitStack() as stack:
         connect_all(stack, service.port, 20, GET)
