@@ -76,13 +76,8 @@ def read_columns(path: Path) -> dict[str, list[str]]:
 
     Raises SystemExit if the file is not a table.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SystemExit(f"{path} cannot be read as CSV in UTF-8: {error}.") from error
+    header, rows = read_csv(path, str(path))
+    header = [name.strip() for name in header]
     if not rows:
         raise SystemExit(f"{path} must have a header, and then one sample per line.")
     if len(header) == 1:
@@ -98,6 +93,20 @@ def read_columns(path: Path) -> dict[str, list[str]]:
         for index, name in enumerate(header)
         if name in names
     }
+
+
+def read_csv(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header of a CSV and its rows with their line numbers.
+
+    Raises SystemExit if the file cannot be read; `name` is what the message calls it.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            return header, [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SystemExit(f"{name} cannot be read as CSV in UTF-8: {error}.") from error
 
 
 def sort_classes(cells: list[str]) -> list[str]:

@@ -7,7 +7,6 @@ every model that is served has passed these checks. If one fails, the error is o
 file changes.
 """
 
-import csv
 import gzip
 import hashlib
 import importlib
@@ -37,6 +36,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import confusion_matrix
 from xgboost import XGBClassifier
+
+from draft_schema import read_csv
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for schema and validation, which write_docs imports as well
@@ -117,6 +118,12 @@ def normalize(name: str) -> str:
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name))).lower()
 
 
+@cache  # `read_data` and `read_feature_columns` both call it
+def read_table() -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header of DATA and its rows with their line numbers, as read_csv does."""
+    return read_csv(ROOT / schema.DATA, schema.DATA)
+
+
 @cache  # model/train.py and `publish` both call it
 def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the samples of DATA and their classes.
@@ -132,13 +139,7 @@ def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         raise SystemExit(
             f"schema.py: CLASSES must be two or more different strings, not {CLASSES}."
         )
-    try:
-        with (ROOT / schema.DATA).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SystemExit(f"{schema.DATA} cannot be read as CSV in UTF-8: {error}.") from error
+    header, rows = read_table()
     columns = find_columns(header)
     ignored = [name for column, name in enumerate(header) if column not in columns]
     if ignored:
@@ -174,8 +175,7 @@ def read_data() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 def read_feature_columns() -> list[str]:
     """Return the features' columns in DATA, in the order of schema.py."""
-    with (ROOT / schema.DATA).open(encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file))
+    header, _ = read_table()
     return [header[column] for column in find_columns(header)[:-1]]
 
 

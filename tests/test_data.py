@@ -55,7 +55,8 @@ def use_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         monkeypatch.setattr(publish, "NAMES", [field.name for field in fields])
         monkeypatch.setattr(publish, "CLASSES", list(names["CLASSES"]))
         monkeypatch.setattr(publish, "ROOT", tmp_path)
-        monkeypatch.setattr(publish, "read_data", publish.read_data.__wrapped__)  # not cached
+        for cached in (publish.read_table, publish.read_data):
+            monkeypatch.setattr(publish, cached.__name__, cached.__wrapped__)
 
     return use
 
