@@ -119,10 +119,7 @@ def test_new_connections_are_served_although_every_slot_is_taken(sent: bytes) ->
         for port in ports:
             connect_all(stack, port, 200, sent)
             for asked in ports:
-                connection = HTTPConnection("127.0.0.1", asked, timeout=8)  # less than a timeout
-                connection.request("GET", "/")
-                assert connection.getresponse().read() == b"hello!!"
-                connection.close()
+                assert_served_soon(asked)
     assert re.search(r"Connections closed: \d+ \(evicted for a new connection\)", service.logged())
 
 
@@ -134,10 +131,15 @@ def test_new_connection_is_served_although_hundreds_of_others_do_not_read_a_file
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", service.port))
             client.sendall(get * 4)
-        connection = HTTPConnection("127.0.0.1", service.port, timeout=8)  # less than a timeout
-        connection.request("GET", "/")
-        assert connection.getresponse().read() == b"hello!!"
-        connection.close()
+        assert_served_soon(service.port)
+
+
+def assert_served_soon(port: int) -> None:
+    """Send a request over a new connection, in less time than it takes others to time out."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=8)
+    connection.request("GET", "/")
+    assert connection.getresponse().read() == b"hello!!"
+    connection.close()
 
 
 def test_oldest_idle_connection_is_evicted_before_one_that_has_sent_nothing_yet() -> None:
