@@ -68,11 +68,10 @@ def tabulate(
 
     The returned function takes float32 samples, shape (n_samples, n_features), and `convert` takes
     float32 probabilities, shape (n_samples, n_classes); both return an array of n_samples results.
-    A tree ensemble is constant within each cell of the grid that its split thresholds form. So
-    the results for one sample per cell are computed here, once, and the returned function looks
-    them up: they equal XGBoost's bit for bit. If the table would be larger than
-    `max_values` (cells times classes) or take too long, the returned function calls XGBoost and
-    `convert` instead.
+    A tree ensemble is constant within each cell of the grid that its split thresholds form. So the
+    results for one sample per cell are computed here, once, and the returned function looks them
+    up: they equal XGBoost's bit for bit. If the table would be larger than `max_values` (cells
+    times classes) or take too long to build, the returned function calls XGBoost and `convert`.
     """
 
     def compute(samples: Array) -> Array:

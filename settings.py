@@ -1,6 +1,6 @@
 """Settings from the environment, for `python run.py` and gunicorn alike.
 
-What is checked here aborts startup with a one-line error if it is invalid.
+An invalid value of a variable that is checked here aborts startup with a one-line error.
 """
 
 import os

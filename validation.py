@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple, NoReturn, get_type_hints
 
@@ -93,9 +93,8 @@ def read_field(info: msgspec.inspect.Field, hint: Any) -> Field:
     )
 
 
-def length_without_values(names: Iterable[str]) -> int:
+def length_without_values(names: Collection[str]) -> int:
     """Return the length in bytes of an object in compact JSON, plus a comma, without its values."""
-    names = list(names)
     zeros = len(names)
     return len(msgspec.json.encode(dict.fromkeys(names, 0))) - zeros + len(",")
 

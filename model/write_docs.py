@@ -1,4 +1,4 @@
-"""Generate the files that describe the API, and those that the demo page and the tests read.
+"""Generate the files that describe the API or are read by the demo page and the tests.
 
 They are the OpenAPI description, the Postman collection, README's generated blocks, two scripts
 that classify a CSV, an example, the demo page's data and the tests' expected predictions.
