@@ -27,10 +27,10 @@ from gunicorn.http.errors import LimitRequestHeaders, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
 HEAD_TIMEOUT = 10  # seconds for a new connection to send something, then for a request's headers
-READ_TIMEOUT = 60  # total seconds spent waiting for a body; enough for 2 MiB at 35 kB/s
+READ_TIMEOUT = 60  # total seconds spent waiting for a body; a 2 MiB one may arrive at 35 kB/s
 SEND_TIMEOUT = 60  # total seconds spent waiting for a client to read a response
 STALL_TIMEOUT = 10  # seconds without progress, except while idle or in request headers
-STOP_DELAY = 0.5  # seconds before a stopping worker ends IDLE clients: a request may be on its way
+STOP_DELAY = 0.5  # seconds before a stopping worker ends IDLE and DRAIN clients
 SWEEP = 0.1  # seconds between checks of the deadlines
 EVICTION = 0.002  # seconds for an evicted client to free its slot, before another one is evicted
 LOG_INTERVAL = 10  # seconds between rounds of warnings
@@ -44,7 +44,7 @@ READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took
 SEND_BUFFER = 40 * 2**10
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 
-# The phases of a connection. IDLE: between requests; recv has returned nothing since the last one.
+# The phases of a connection. IDLE: nothing has been received since the last request, if any.
 # DRAIN: the response is sent, and what the client still sends is discarded.
 IDLE, HEAD, BODY, RESPONSE, DRAIN = range(5)
 IN_FLIGHT = (BODY, RESPONSE)
@@ -71,6 +71,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             self.sweep()  # takes SWEEP seconds
         stop = monotonic()
         while (accepting or self.pool) and monotonic() < stop + self.cfg.graceful_timeout:
+            # Before that, a request or the rest of a body may be on its way.
             self.sweep(idle_too=monotonic() > stop + STOP_DELAY)
         self.log_dropped()
         if self.pool:
@@ -141,7 +142,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:
-        """After SWEEP seconds, end clients still overdue and, if `idle_too`, IDLE ones."""
+        """After SWEEP seconds, end clients still overdue and, if `idle_too`, IDLE or DRAIN ones."""
         self.notify()
         now = monotonic()
         sleep(SWEEP)  # if the process was paused, what arrived meanwhile is received first
@@ -149,7 +150,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             is_late = client.deadline < now
             if is_late and client.phase in TIMED_OUT:
                 self.dropped[TIMED_OUT[client.phase]] += 1
-            if is_late or (idle_too and client.phase == IDLE):
+            if is_late or (idle_too and client.phase in (IDLE, DRAIN)):
                 client.end()
         if self.dropped and now > self.next_warning:
             self.log_dropped()

@@ -94,7 +94,7 @@ class Service:
             try:
                 assert self.request("GET", "/")[2] == b"hello!!"
                 return self
-            except OSError:
+            except (OSError, AssertionError):
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     self.process.kill()
                     pytest.exit(f"The service did not start:\n{self.logged()[-2000:]}", 1)

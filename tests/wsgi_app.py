@@ -24,10 +24,10 @@ def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable
         case "/large":
             body = b"x" * 1_000_000
         case "/slow-echo":
-            time.sleep(3)
+            time.sleep(3)  # other greenlets run meanwhile
             body = environ["wsgi.input"].read()
         case "/slow":
-            time.sleep(3)  # other greenlets run meanwhile
+            time.sleep(3)
             body = b"done"
         case "/slow-large":
             time.sleep(3)
@@ -59,7 +59,7 @@ def bare_flask() -> Flask:
 
 
 def tutorial() -> Flask:
-    """Return the app of the tutorial: a view that calls model.predict."""
+    """Return a tutorial's app on top of this project's model.py."""
     import model
 
     app = bare_flask()
