@@ -83,7 +83,7 @@ def tabulate(
     shape = [len(edges) + 1 for edges in edges_by_feature.values()]
 
     # One sample per cell. Each feature's lower bounds lie along an axis of their own, and are
-    # broadcast over the others. NaN is in the cell that begins at infinity (see find_edges).
+    # broadcast over the others. Infinity is an edge only for NaN (see find_edges).
     cells = np.zeros((*shape, N_FEATURES), np.float32)
     for axis, (feature, edges) in enumerate(edges_by_feature.items()):
         lower_bounds = np.insert(edges, 0, np.finfo(np.float32).min)
@@ -115,6 +115,7 @@ def fits_table(booster: xgboost.Booster, max_values: int = MAX_VALUES) -> bool:
     return n_cells * len(CLASSES) <= max_values and n_cells * n_trees <= MAX_EVALUATIONS
 
 
+@cache  # callers do not change the result
 def find_edges(booster: xgboost.Booster) -> dict[int, NDArray[np.float32]]:
     """Return, for each feature that a tree splits on, the values at which its intervals begin.
 
@@ -191,7 +192,7 @@ def load(path: Path) -> xgboost.Booster:
     """Return the model in a file that model/publish.py wrote, set to one thread.
 
     Raises ModelError if the file is corrupted or unreadable, if a different minor version of
-    XGBoost wrote it, or if it was published for a different schema.py.
+    XGBoost wrote it, or if it was published for other features or classes than those of schema.py.
     """
     compressed = read_verified(path)
     try:
@@ -263,6 +264,7 @@ def choose_classes(probabilities: Array) -> Array:
     return probabilities.argmax(axis=-1)
 
 
+@cache
 def digest() -> str:
     """Return the SHA-256 digest of the model file, in hexadecimal."""
     return hashlib.sha256(PATH.read_bytes()).hexdigest()

@@ -46,6 +46,7 @@ class BodyReader:
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
         if self.size_per_body * limit > self.budget:
+            # Below MAX_RESPONSE, because size_per_body must exceed LARGE_REQUESTS for this.
             largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
             raise SystemExit(
                 f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not {limit}: "

@@ -75,7 +75,7 @@ def hello() -> str:
 def predict() -> Response:
     samples = read_samples()
     if isinstance(samples, Sample):
-        # Through model.predict, so that HTTP and Python callers get the same class.
+        # model.predict is also the function for callers in Python.
         return json_response(LABELS[model.predict(astuple(samples))])
     return json_response(json_array(LABELS[model.predict_classes(to_array(samples))]))
 

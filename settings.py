@@ -76,16 +76,16 @@ def check_names(config: dict[str, Any]) -> None:
     stay allowed. `config` holds the defaults. Other unknown names pass: `flask run`, for example,
     reads FLASK_APP.
     """
+    known = [*CONFIG_OPTIONS, "MAX_CONTENT_LENGTH"]
     for name in os.environ:
         if not name.upper().startswith("FLASK_"):
             continue
-        # Flask reads upper-case names only; FLASK_A__B sets config["A"]["B"].
+        # Flask uses upper-case names only; FLASK_A__B sets config["A"]["B"].
         key = name.removeprefix("FLASK_").partition("__")[0]
         if key in config or key in CONFIG_OPTIONS:
             continue
         meant = name.upper().removeprefix("FLASK_")
         cutoff = 0 if meant.startswith("CORS_") else 0.7  # with 0, one is always found
-        known = [*CONFIG_OPTIONS, "MAX_CONTENT_LENGTH"]
         nearest = get_close_matches(meant, known, n=1, cutoff=cutoff)
         if nearest:
             raise SystemExit(f"{name} is not a setting. Did you mean FLASK_{nearest[0]}?")
@@ -121,8 +121,9 @@ def origin_pattern(origin: Any) -> str | re.Pattern[str]:
     """Return a pattern that matches this origin only, or `*` as it is.
 
     Flask-Cors would treat text with brackets, which an IPv6 address has, as a regular expression.
-    `https://*.example.com` is rejected: it would match no origin or, as a regular expression,
-    `https://xexample.com`. `null` is rejected because any site can make a page with this origin.
+    `https://*.example.com` is rejected: escaped, it would match no origin, and as a regular
+    expression, `https://xexample.com`. `null` is rejected because any site can make a page with
+    this origin.
     """
     if origin == "*":
         return origin

@@ -139,9 +139,7 @@ def parse_samples(body: bytes) -> Sample | list[Sample]:
 
 def to_array(samples: list[Sample]) -> NDArray[np.float32]:
     """Return samples as float32, shape (n_samples, n_features); null becomes NaN."""
-    values: Iterator[Any] = chain.from_iterable(map(astuple, samples))
-    if any(field.is_optional for field in FIELDS):
-        values = (np.nan if value is None else value for value in values)
+    values = chain.from_iterable(map(astuple, samples))  # NumPy converts None to NaN
     count = len(samples) * len(NAMES)
     return np.fromiter(values, np.float32, count).reshape(-1, len(NAMES))
 
@@ -236,7 +234,7 @@ def abort_as_not_json(body: bytes, error: Exception) -> NoReturn:
 
 
 def locate(preceding: bytes) -> str:
-    """Return " at POINTER" for the value that follows, or "" if it is not a field of a sample."""
+    """Return " at POINTER" for the value that follows, or "" if it cannot be located."""
     name = re.search(rb'"([^"\\]*)"\s*:\s*-?$', preceding)  # the minus is that of -Infinity
     opened = preceding.rfind(b"{")
     if name is None or opened == -1:

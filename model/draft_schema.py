@@ -187,7 +187,7 @@ LONG_OPTIONAL_FIELD = """\
     )"""
 
 
-def round_outward(low: float, high: float, is_integer: bool = False) -> tuple[float, float]:
+def round_outward(low: float, high: float, is_integer: bool) -> tuple[float, float]:
     """Return readable limits around values, a little apart from them.
 
     They are multiples of 1, 2 or 5 times a power of ten, and not negative if no value is. A few
@@ -281,7 +281,7 @@ def fill_template(
         omitted="".join(comments),
         fields="\n".join(fields),
     )
-    if any(len(line) > MAX_LINE for line in text.split("\n")):  # a name alone is longer
+    if any(len(line) > MAX_LINE for line in text.split("\n")):  # because of a long name
         text = text.replace("\nfrom typing", "\n# ruff: noqa: E501\n# fmt: off\nfrom typing", 1)
     return text
 

@@ -182,22 +182,23 @@ def read_feature_columns() -> list[str]:
 def find_columns(header: list[str]) -> list[int]:
     """Return the positions of the features' columns, then of the class column."""
     expected = [*NAMES, schema.CLASS]
+    keys = [normalize(name) for name in expected]
     normalized = [normalize(name) for name in header]
     if not any(normalized):
         raise SystemExit(f"{schema.DATA} is empty: expected a header with the columns {expected}.")
-    for name in expected:
-        if [normalize(other) for other in expected].count(normalize(name)) > 1:
+    for name, key in zip(expected, keys, strict=True):
+        if keys.count(key) > 1:
             raise SystemExit(
                 f"schema.py: '{name}' must differ from all other names in more than case and "
                 "punctuation."
             )
-        count = normalized.count(normalize(name))
+        count = normalized.count(key)
         if count != 1:
             raise SystemExit(
                 f"{schema.DATA} must have exactly one column '{name}', not {count}. "
                 f"Its columns are {header}."
             )
-    return [normalized.index(normalize(name)) for name in expected]
+    return [normalized.index(key) for key in keys]
 
 
 def read_cell(field: validation.Field, text: str, line: int) -> float:
@@ -250,8 +251,7 @@ def move_into_limits(samples: Array) -> NDArray[np.float64]:
         values = allowed[:, column]
         if field.is_integer:
             np.rint(values, out=values)
-            np.clip(values, np.ceil(field.minimum), np.floor(field.maximum), out=values)
-        np.clip(values, field.minimum, field.maximum, out=values)
+        np.clip(values, *write_docs.allowed_limits(field), out=values)
     return allowed
 
 
@@ -332,7 +332,7 @@ def check_kind(classifier: Any, source: str) -> None:
         raise SystemExit(f"{source} is not fitted. Call fit() before you save it.")
     booster = classifier.get_booster()
     booster.set_param({"device": "cpu"})
-    learner = json.loads(booster.save_config())["learner"]
+    learner = json.loads(booster.save_raw("json"))["learner"]
     kind = learner["gradient_booster"]["name"]
     if kind != "gbtree":
         raise SystemExit(
@@ -350,7 +350,7 @@ def check_kind(classifier: Any, source: str) -> None:
             f"{source} must predict one label, not {parameters['num_target']}. "
             "Train on one class per sample."
         )
-    trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
+    trees = learner["gradient_booster"]["model"]["trees"]
     has_categories = any(1 in tree["split_type"] for tree in trees)
     if has_categories or "c" in (booster.feature_types or []):
         raise SystemExit(
@@ -501,7 +501,7 @@ def load_service(files: dict[str, bytes]) -> Iterator[ModuleType]:
     """
     for name in [name for name in os.environ if name.startswith("FLASK_")]:
         del os.environ[name]
-    # The tests have imported these.
+    # Only these two depend on the model; the tests have imported them.
     replaced = {name: sys.modules.pop(name, None) for name in ("run", "model")}
     with tempfile.TemporaryDirectory() as folder:
         for path in ROOT.glob("*.py"):
@@ -529,15 +529,16 @@ def check_predictions(
 ) -> None:
     """Raise SystemExit unless the service predicts what the classifier does, bit for bit.
 
-    The values are each threshold, its two neighbors, the limits, zero, values of DATA and random
-    ones. Two comparisons are made: one through the app, with values moved to the nearest allowed
-    ones, and, if `missing` is NaN, one through model.tabulate, with the values as they are.
+    The values are each threshold, its two neighbors, the limits, zero, NaN, values of DATA and
+    random ones. Two comparisons are made: one through the app, with values moved to the nearest
+    allowed ones, and, if `missing` is NaN, one through model.tabulate, with the values as they are.
     """
     combined = combine(service.model, samples)
     allowed = move_into_limits(combined)
     compare(allowed, partial(post, service), classifier, source)
     # With another `missing`, results may rightly differ for values that no client can send.
     if np.isnan(classifier.missing):
+        # The table that the service uses, but of probabilities as they are.
         look_up = service.model.tabulate(service.model.booster, lambda probabilities: probabilities)
         compare(combined, look_up, classifier, source)
 
@@ -549,7 +550,7 @@ def combine(model: ModuleType, samples: Array) -> NDArray[np.float32]:
     columns = []
     for column, field in enumerate(FIELDS):
         edges = edges_by_feature.get(column, np.empty(0, np.float32))
-        edges = edges[np.isfinite(edges)]
+        edges = edges[np.isfinite(edges)]  # without the edge of missing values
         columns.append(
             np.concatenate(
                 [
@@ -562,7 +563,7 @@ def combine(model: ModuleType, samples: Array) -> NDArray[np.float32]:
                 ]
             ).astype(np.float32)
         )
-    n_samples = max(N_CHECKED, 2 * max(map(len, columns)))
+    n_samples = max(N_CHECKED, 2 * max(map(len, columns)))  # each value at least twice
     shuffled = [random.permutation(np.resize(values, n_samples)) for values in columns]
     return np.vstack([np.stack(shuffled, axis=-1), samples[:N_CHECKED].astype(np.float32)])
 

@@ -13,7 +13,7 @@ def main() -> None:
     )
     classifier = XGBClassifier(n_estimators=100, learning_rate=0.3)
     classifier.fit(train_samples, train_classes)
-    classifier.get_booster().feature_names = NAMES
+    classifier.get_booster().feature_names = NAMES  # tells `publish` that their order is right
     train_accuracy = classifier.score(train_samples, train_classes)
     test_accuracy = classifier.score(test_samples, test_classes)
     publish(classifier, f"accuracy: train {train_accuracy:.3f}, test {test_accuracy:.3f}")

@@ -29,6 +29,7 @@ from validation import (
     MAX_ERRORS,
     NAMES,
     SAMPLE_NAME,
+    Field,
     digest_schema,
 )
 
@@ -73,13 +74,20 @@ def generate(
         "tests/expected_predictions.json": to_json(
             expected_predictions(classifier, examples), indent=1
         ),
-        "README.md": update_readme(service, example, other, len(samples), accuracy),
+        "README.md": update_readme(service, example, other, data, len(samples), accuracy),
     }
 
 
 def samples_per_body(service: ModuleType) -> int:
     """Return how many samples with the longest values fit in a body of compact JSON."""
     return service.body_reader.limit // LONGEST_SAMPLE
+
+
+def allowed_limits(field: Field) -> tuple[float, float]:
+    """Return the smallest and the largest value that a field allows."""
+    if field.is_integer:
+        return math.ceil(field.minimum), math.floor(field.maximum)
+    return field.minimum, field.maximum
 
 
 def to_object(sample: Array) -> JsonObject:
@@ -188,7 +196,7 @@ def error_examples(service: ModuleType, example: JsonObject) -> dict[str, Any]:
         "ValidationError": call(service, "/predict", 422, json=invalid).json,
     }
     reader.reserved = reader.budget  # as if other requests had used it up
-    reader.warned_at = math.inf  # nothing to warn about: this rejection is an example
+    reader.warned_at = math.inf  # no warning, because this rejection is only an example
     responses["ServiceUnavailable"] = call(
         service, "/predict", 503, data=full, headers=JSON_HEADERS
     ).json
@@ -321,14 +329,13 @@ def write_recipe(recipe: Template, null: str, batch_size: int, columns: list[str
 
     `columns` are the features' columns in DATA, and `null` is code that converts missing values.
     """
-    has_optional = any(field.is_optional for field in FIELDS)
     in_python = json.dumps(columns, ensure_ascii=False)
     text = recipe.substitute(
         data=schema.DATA,
         batch_size=batch_size,
         columns=in_python,
         columns_in_r=in_python[1:-1],
-        null=null if has_optional else "",
+        null=null if any(field.is_optional for field in FIELDS) else "",
     )
     return text.encode()
 
@@ -337,7 +344,7 @@ def write_recipe(recipe: Template, null: str, batch_size: int, columns: list[str
 
 
 def training_data(samples: Array, classes: Array) -> bytes:
-    """Return DATA as a JSON array, one sample with its class per line: a body for /predict."""
+    """Return DATA as a JSON array, one sample with its class per line: /predict accepts this."""
     rows = [
         json.dumps(to_object(sample) | {schema.CLASS: CLASSES[index]}, ensure_ascii=False)
         for sample, index in zip(samples, classes, strict=True)
@@ -446,9 +453,7 @@ def expected_predictions(classifier: XGBClassifier, examples: Array) -> list[Jso
     """
     samples = [*examples]
     for column, field in enumerate(FIELDS):
-        low, high = field.minimum, field.maximum
-        if field.is_integer:
-            low, high = math.ceil(low), math.floor(high)
+        low, high = allowed_limits(field)
         for value in [low, high, np.nan] if field.is_optional else [low, high]:
             sample = examples[0].copy()
             sample[column] = value
@@ -465,13 +470,18 @@ def expected_predictions(classifier: XGBClassifier, examples: Array) -> list[Jso
 
 
 def update_readme(
-    service: ModuleType, example: JsonObject, other: JsonObject, n_samples: int, accuracy: str
+    service: ModuleType,
+    example: JsonObject,
+    other: JsonObject,
+    data: bytes | None,
+    n_samples: int,
+    accuracy: str,
 ) -> bytes:
     """Return README with its marked blocks replaced; raise SystemExit unless each occurs once."""
     text = (ROOT / "README.md").read_text("utf-8")
     for name, content in {
         "title": f"# {schema.TITLE}\n\n{schema.DESCRIPTION}",
-        "usage": usage_block(service, example),
+        "usage": usage_block(service, example, data),
         "fetch": fetch_block(service, example),
         "api": api_block(service, example, other),
         "model": model_block(service, n_samples, accuracy),
@@ -489,17 +499,17 @@ def code_block(language: str, text: str) -> str:
     return f"```{language}\n{text}\n```"
 
 
-def usage_block(service: ModuleType, example: JsonObject) -> str:
+def usage_block(service: ModuleType, example: JsonObject, data: bytes | None) -> str:
     response = call(service, "/predict", json=example).text
     probabilities = call(service, "/predict_proba", json=example).text
     labels = [f"`{index}` for {name}" for index, name in enumerate(CLASSES)]
     many = ""
-    if schema.PUBLISH_DATA:
+    if data and len(data) <= service.body_reader.limit:
         many = ' `-d "@static/training-data.json"` sends an array of all the data.'
     return "\n\n".join(
         [
             f"`static/example.json` contains one {SAMPLE_NAME}:",
-            code_block("json", to_json(example).decode().rstrip()),
+            code_block("json", json.dumps(example, ensure_ascii=False)),
             f"The response, `{response}`, is the {SAMPLE_NAME}'s class: {', '.join(labels[:-1])} "
             f"or {labels[-1]}.{many} `/predict_proba` returns the probabilities:",
             code_block("json", probabilities),
@@ -514,7 +524,7 @@ def fetch_block(service: ModuleType, example: JsonObject) -> str:
         'const response = await fetch("http://localhost:3000/predict", {\n'
         '  method: "POST",\n'
         '  headers: { "Content-Type": "application/json" },\n'
-        f"  body: JSON.stringify({to_json(example).decode().rstrip()}),\n"
+        f"  body: JSON.stringify({json.dumps(example, ensure_ascii=False)}),\n"
         "});\n"
         "if (!response.ok) throw new Error(await response.text());\n"
         f'console.log(await response.json()); // {{ return: "{label}" }}',
@@ -559,13 +569,13 @@ Each {SAMPLE_NAME} is a JSON object with {list_fields()}; other fields are ignor
 
 def list_fields() -> str:
     """Return the fields in words, or where they are listed if there are too many."""
+    if len(NAMES) > 8:
+        return f"the {len(NAMES)} fields that `static/openapi.json` lists"
     expectations = {field.expectation() for field in FIELDS}
-    if len(expectations) == 1 and len(NAMES) <= 8:
-        *first, last = (f"`{name}`" for name in NAMES)
-        return f"the fields {', '.join(first)} and {last}, each {expectations.pop()}"
-    if len(NAMES) <= 8:
+    if len(expectations) > 1:
         return ", ".join(f"`{field.name}` ({field.expectation()})" for field in FIELDS)
-    return f"the {len(NAMES)} fields that `static/openapi.json` lists"
+    *first, last = (f"`{name}`" for name in NAMES)
+    return f"the fields {', '.join(first)} and {last}, each {expectations.pop()}"
 
 
 def model_block(service: ModuleType, n_samples: int, accuracy: str) -> str:
@@ -574,7 +584,9 @@ def model_block(service: ModuleType, n_samples: int, accuracy: str) -> str:
     if model.fits_table(model.booster):
         sizes = [len(edges) + 1 for edges in model.find_edges(model.booster).values()]
         product = " × ".join(map(str, sizes))  # noqa: RUF001
-        predictions = f"a lookup table of XGBoost's results: {product} = {math.prod(sizes):,} cells"
+        predictions = (
+            f"a lookup table (see CONTRIBUTING.md) of {product} = {math.prod(sizes):,} cells"
+        )
     return "\n".join(
         [
             f"- current model: `model/{model.PATH.name}`, SHA-256 {model.digest()[:12]}…",

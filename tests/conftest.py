@@ -15,5 +15,5 @@ def client() -> FlaskClient:
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    with Service(PYTHONPATH="") as service:  # with scikit-learn, as README installs it
+    with Service(PYTHONPATH="") as service:  # without tests/image, which hides scikit-learn
         yield service
