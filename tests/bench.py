@@ -1,7 +1,7 @@
 """What the service costs, as ratios within one run: python -m tests.bench
 
-Each figure is a median of several rounds, in which the compared programs take turns. The rows that
-load a real server need wrk (apt install wrk) and are skipped without it.
+Ratios of two programs are medians of several rounds, in which they take turns. The rows that put
+load on a server need wrk (apt install wrk) and are skipped without it.
 """
 
 import contextlib
@@ -140,20 +140,15 @@ def starts() -> None:
     def python(statement: str) -> None:
         subprocess.run([sys.executable, "-c", statement], cwd=ROOT, check=True)
 
-    def first_answer() -> None:
-        service.append(Service(PYTHONPATH=""))  # with scikit-learn, like what it is compared with
-        service[-1].__enter__()
-
-    service: list[Service] = []
-    xgboost, ours, both, answered = medians(
-        lambda: python("import xgboost"),
-        lambda: python("import model"),
-        lambda: python("import xgboost, flask"),
-        first_answer,
-        rounds=7,
-    )
-    for started in service:
-        started.__exit__()
+    with contextlib.ExitStack() as services:  # which end after the last measurement
+        xgboost, ours, both, answered = medians(
+            lambda: python("import xgboost"),
+            lambda: python("import model"),
+            lambda: python("import xgboost, flask"),
+            # With scikit-learn, like what it is compared with.
+            lambda: services.enter_context(Service(PYTHONPATH="")),
+            rounds=7,
+        )
     print(f"{ours / xgboost:8.2f}  import model / import xgboost")
     print(f"{answered / both:8.2f}  gunicorn until its first response / import xgboost, flask")
 
