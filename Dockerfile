@@ -5,7 +5,7 @@ COPY requirements.txt constraints.txt ./
 # Serving needs neither pytest nor scikit-learn, which xgboost uses only if it is installed.
 RUN sed -i 's/^xgboost==/xgboost-cpu==/; /^pytest==/d; /^scikit-learn==/d' requirements.txt \
     && pip install --no-cache-dir -r requirements.txt
-# .dockerignore lists the files that are copied.
+# .dockerignore excludes all but the files that the service needs.
 COPY . .
 # chmod: the checkout's file modes may allow only their owner to read. The check imports the service
 # and so writes the bytecode of everything it uses, including the standard library: the running
