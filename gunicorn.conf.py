@@ -42,7 +42,7 @@ graceful_timeout = 2
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
 # The worker limits the request line and headers to 64 KiB together, so a single field may have all
 # of it, and the line needs no limit of its own (0 means none). A short field takes 300 bytes of
-# memory: 256 of them and 64 KiB fit into the 160 KiB that kubernetes.yaml plans per connection.
+# memory: 256 such fields and 64 KiB fit into the 160 KiB that kubernetes.yaml plans per connection.
 limit_request_field_size = 2**16
 limit_request_line = 0
 limit_request_fields = 2**8

@@ -112,7 +112,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         evictable = [client for client in self.clients if client.deadline < math.inf]
         if evictable:
             client = min(evictable, key=lambda client: (client.phase in IN_FLIGHT, client.began))
-            client.evicted = True
             client.end()
             self.dropped["evicted for a new connection"] += 1
 
@@ -142,7 +141,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:
-        """After SWEEP seconds, end clients still overdue and, if `idle_too`, IDLE or DRAIN ones."""
+        """After SWEEP seconds, end clients still late and, if `idle_too`, IDLE or DRAIN ones."""
         self.notify()
         now = monotonic()
         sleep(SWEEP)  # if the process was paused, what arrived meanwhile is received first
@@ -150,7 +149,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             is_late = client.deadline < now
             if is_late and client.phase in TIMED_OUT:
                 self.dropped[TIMED_OUT[client.phase]] += 1
-            if is_late or (idle_too and client.phase in (IDLE, DRAIN)):
+            is_unused = idle_too and client.phase in (IDLE, DRAIN)
+            if (is_late or is_unused) and not client.request_has_arrived():
                 client.end()
         if self.dropped and now > self.next_warning:
             self.log_dropped()
@@ -174,8 +174,7 @@ def read_to_end(body: Any) -> bool:
 class Client(socket.socket):  # type: ignore[misc]
     """A client's connection. Its deadline is infinite unless the worker is waiting for it."""
 
-    ended = False  # once true, at most one more request is served (see `end`)
-    evicted = False  # ended to free its slot
+    ended = False  # by `end`: when true, no further request is served
     deadline = math.inf
 
     def begin(self, phase: int, timeout: float) -> None:
@@ -227,12 +226,18 @@ class Client(socket.socket):  # type: ignore[misc]
             self.begin(RESPONSE, SEND_TIMEOUT)
         return self.wait(super().send, *args, **kwargs)
 
+    def request_has_arrived(self) -> bool:
+        """Return whether the client is IDLE, but its next request waits to be received."""
+        with suppress(OSError):  # nothing has arrived
+            return self.phase == IDLE and bool(self._sock.recv(1, socket.MSG_PEEK))
+        return False
+
     def close(self) -> None:
-        """Unless the client was evicted, wait until it closes the connection, or a deadline passes.
+        """Unless the worker ended the client, wait until the client closes the connection.
 
         Closing it with unread data would reset it and lose the response (RFC 9112, section 9.6).
         """
-        if not self.evicted:
+        if not self.ended:
             self.begin(DRAIN, READ_TIMEOUT)
             with suppress(OSError):
                 self.shutdown(socket.SHUT_WR)
@@ -243,16 +248,12 @@ class Client(socket.socket):  # type: ignore[misc]
     def end(self) -> None:
         """Make a pending recv return, or a pending send fail, so that the connection is closed.
 
-        A request that has just arrived on an idle connection is still served first. Connections
-        with a request in flight are reset, because the kernel would keep an unread response for
-        minutes. Others are not: the kernel may still be delivering their last response.
-        gevent's own shutdown would abort a pending recv, and lose what has arrived.
+        Connections with a request in flight are reset, because the kernel would keep an unread
+        response for minutes. Others are not: the kernel may still be delivering their last
+        response. gevent's own shutdown would abort a pending recv, and lose what has arrived.
         """
         self.ended = True
         self.deadline = math.inf
-        with suppress(OSError):  # nothing has arrived
-            if self.phase == IDLE and self._sock.recv(1, socket.MSG_PEEK):
-                return  # handle_request closes the connection after this last request
         with suppress(OSError):  # the client may have reset it
             if self.phase in IN_FLIGHT:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)

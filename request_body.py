@@ -45,9 +45,10 @@ class BodyReader:
         self.rejected = 0
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
-        if self.size_per_body * limit > self.budget:
-            # Below MAX_RESPONSE, because size_per_body must exceed LARGE_REQUESTS for this.
-            largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
+        # The budget grows with the limit, so it has room for the longest response, unless responses
+        # are more than LARGE_REQUESTS times as long as bodies.
+        largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
+        if self.size_per_body > LARGE_REQUESTS and limit > largest:
             raise SystemExit(
                 f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not {limit}: "
                 "the response to a longer body would exceed the memory budget."

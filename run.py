@@ -75,7 +75,6 @@ def hello() -> str:
 def predict() -> Response:
     samples = read_samples()
     if isinstance(samples, Sample):
-        # model.predict is also the function for callers in Python.
         return json_response(LABELS[model.predict(astuple(samples))])
     return json_response(json_array(LABELS[model.predict_classes(to_array(samples))]))
 

@@ -121,8 +121,8 @@ def origin_pattern(origin: Any) -> str | re.Pattern[str]:
     """Return a pattern that matches this origin only, or `*` as it is.
 
     Flask-Cors would treat text with brackets, which an IPv6 address has, as a regular expression.
-    `https://*.example.com` is rejected: escaped, it would match no origin, and as a regular
-    expression, `https://xexample.com`. `null` is rejected because any site can make a page with
+    `https://*.example.com` is rejected: escaped, it would match no origin; as a regular expression,
+    it would match `https://xexample.com`. `null` is rejected because any site can make a page with
     this origin.
     """
     if origin == "*":

@@ -501,7 +501,7 @@ def load_service(files: dict[str, bytes]) -> Iterator[ModuleType]:
     """
     for name in [name for name in os.environ if name.startswith("FLASK_")]:
         del os.environ[name]
-    # Only these two depend on the model; the tests have imported them.
+    # Only these two depend on the model. When the tests call `publish`, both are imported already.
     replaced = {name: sys.modules.pop(name, None) for name in ("run", "model")}
     with tempfile.TemporaryDirectory() as folder:
         for path in ROOT.glob("*.py"):
@@ -529,9 +529,9 @@ def check_predictions(
 ) -> None:
     """Raise SystemExit unless the service predicts what the classifier does, bit for bit.
 
-    The values are each threshold, its two neighbors, the limits, zero, NaN, values of DATA and
-    random ones. Two comparisons are made: one through the app, with values moved to the nearest
-    allowed ones, and, if `missing` is NaN, one through model.tabulate, with the values as they are.
+    The samples combine values of each feature: its thresholds, their neighbors in float32, its
+    limits, zero, NaN, values of DATA and random ones. They are compared through the app, moved to
+    the nearest allowed values, and, if `missing` is NaN, through model.tabulate, as they are.
     """
     combined = combine(service.model, samples)
     allowed = move_into_limits(combined)

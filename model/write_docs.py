@@ -62,10 +62,12 @@ def generate(
     data = training_data(samples, classes) if schema.PUBLISH_DATA else None
     info = model_info(service, classifier, example, samples, classes)
     batch_size = samples_per_body(service)
+    # Code that the recipes append where values may be missing, so that these are sent as null.
     null_in_python = ".astype(object).where(lambda samples: samples.notna(), None)"
+    null_in_r = ', na = "null"'
     return {
         "docs/predict_csv.py": write_recipe(PYTHON_RECIPE, null_in_python, batch_size, columns),
-        "docs/predict_csv.R": write_recipe(R_RECIPE, ', na = "null"', batch_size, columns),
+        "docs/predict_csv.R": write_recipe(R_RECIPE, null_in_r, batch_size, columns),
         "static/example.json": to_json(example),
         "static/openapi.json": to_json(openapi, indent=2),
         "static/postman_collection.json": to_json(make_collection(openapi), indent=2),
@@ -387,8 +389,8 @@ def model_info(
                 "optional": field.is_optional,
                 "distinct": len(np.unique(values)) if schema.PUBLISH_DATA else None,
                 "importance": round(gains.get(field.name, 0) / sum_of_gains, 6),
-                # The shortest decimals: in JavaScript, 0.8 differs from float32(0.8) as a float64.
-                # An optional feature also has infinity as an edge.
+                # As 0.8, not as 0.800000011920929: the page compares them with values such as 0.8.
+                # An optional feature also has infinity as an edge, which is left out.
                 "thresholds": [float(str(value)) for value in edges if np.isfinite(value)],
             }
         )

@@ -365,8 +365,8 @@ def test_last_response_of_an_expired_connection_can_be_read() -> None:
                 greet(client)
                 time.sleep(0.005)
             time.sleep(0.9)
-            # While the app keeps the worker busy, connections expire that a sweep has not checked
-            # yet, and requests arrive: they are served although their clients are ended.
+            # While the app keeps the worker busy, connections expire, and requests arrive on them
+            # before the worker's next sweep: it serves them.
             busy.sendall(GET.replace(b"/", b"/busy", 1))
             time.sleep(0.2)
             open_clients = [client for client in clients if not is_closed(client)]
