@@ -4,12 +4,12 @@ It is GeventWorker with its own `run`, which gunicorn lets subclasses override; 
 not supported. The rest relies on undocumented behavior; tests/test_worker.py fails if it changes:
 
 - `self.sockets` are gevent's. gevent's sendall calls `send`, and `_sock` is the real socket.
-- AsyncWorker.handle only needs its listener's address, and passes each request to handle_request.
-  It calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders.
-- handle closes the connection after StopIteration, which AsyncWorker.handle_request raises after a
-  request that began when `alive` was false, so that none is kept open while stopping.
-- request.body.read returns what the app left unread. Readers of bodies that are not chunked ignore
-  limit_trailer_section.
+- AsyncWorker.handle uses its listener for the address only, and calls handle_request for each
+  request. It calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders.
+- handle closes the connection after StopIteration. AsyncWorker.handle_request raises it after a
+  request that began when `alive` was false, so that a stopping worker does not wait for another.
+- request.body.read returns what the app left unread. A chunked body's reader has the attribute
+  limit_trailer_section; the other readers ignore it.
 """
 
 import errno
@@ -26,28 +26,28 @@ from gevent.pool import Group, Pool
 from gunicorn.http.errors import LimitRequestHeaders, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
+# The phases of a connection. IDLE: nothing has been received since the last request, if any.
+# DRAIN: the response is sent, and what the client still sends is discarded.
+IDLE, HEAD, BODY, RESPONSE, DRAIN = range(5)
+IN_FLIGHT = (BODY, RESPONSE)
+
 HEAD_TIMEOUT = 10  # seconds for a new connection to send something, then for a request's headers
-READ_TIMEOUT = 60  # total seconds spent waiting for a body; a 2 MiB one may arrive at 35 kB/s
-SEND_TIMEOUT = 60  # total seconds spent waiting for a client to read a response
-STALL_TIMEOUT = 10  # seconds without progress, except while idle or in request headers
-STOP_DELAY = 0.5  # seconds before a stopping worker ends IDLE and DRAIN clients
+READ_TIMEOUT = 60  # seconds spent waiting in BODY or DRAIN: enough for 2 MiB at 35 kB/s
+SEND_TIMEOUT = 60  # seconds spent waiting in RESPONSE
+STALL_TIMEOUT = 10  # seconds without progress in BODY, RESPONSE or DRAIN
+STOP_DELAY = 0.5  # seconds before a stopping worker drops IDLE and DRAIN clients
 SWEEP = 0.1  # seconds between checks of the deadlines
 EVICTION = 0.002  # seconds for an evicted client to free its slot, before another one is evicted
 LOG_INTERVAL = 10  # seconds between rounds of warnings
 YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would skip those waiting for I/O
 MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forward no more
-HEAD_RATE = 2**22  # bytes per second: before each recv of headers, pause for size / HEAD_RATE
+HEAD_RATE = 2**22  # bytes per second: after n bytes of headers, recv pauses for n / HEAD_RATE
 MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took twice the memory
 # Bytes that the kernel buffers before send waits, doubled by Linux. 32 KiB, even doubled, is too
 # little for a loopback packet: a response of 1 MB to a local proxy took 0.4 s, not 8 ms.
 SEND_BUFFER = 40 * 2**10
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
-
-# The phases of a connection. IDLE: nothing has been received since the last request, if any.
-# DRAIN: the response is sent, and what the client still sends is discarded.
-IDLE, HEAD, BODY, RESPONSE, DRAIN = range(5)
-IN_FLIGHT = (BODY, RESPONSE)
 TIMED_OUT = {  # in the other phases, passing a deadline is not logged
     HEAD: f"request headers not complete within {HEAD_TIMEOUT} s",
     BODY: f"request body stalled for {STALL_TIMEOUT} s or not complete within {READ_TIMEOUT} s",
@@ -63,7 +63,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def run(self) -> None:
         """Serve until the worker is told to stop, then finish what is in flight or queued."""
         self.clients: set[Client] = set()
-        self.dropped: Counter[str] = Counter()  # connections since the last warning, by reason
+        self.drop_counts: Counter[str] = Counter()  # connections since the last warning, by reason
         self.next_warning = 0.0
         self.pool = Pool(self.worker_connections)
         accepting = Group([spawn(self.accept, listener) for listener in self.sockets])
@@ -71,9 +71,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             self.sweep()  # takes SWEEP seconds
         stop = monotonic()
         while (accepting or self.pool) and monotonic() < stop + self.cfg.graceful_timeout:
-            # Before that, a request or the rest of a body may be on its way.
+            # Until STOP_DELAY has passed, a request or the rest of a body may be on its way.
             self.sweep(idle_too=monotonic() > stop + STOP_DELAY)
-        self.log_dropped()
+        self.log_drops()
         if self.pool:
             self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
 
@@ -99,7 +99,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         listener.close()
 
     def free_slot(self) -> None:
-        """Wait for a free slot; if few are left, evict a client early: ending one takes a while."""
+        """Wait for a free slot. Evicting takes time, so it starts before the last slot is taken."""
         if self.pool.free_count() <= self.pool.size // 16:
             sleep(YIELD)  # most clients whose request has arrived are no longer IDLE after this
             self.evict()
@@ -107,13 +107,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             self.evict()
 
     def evict(self) -> None:
-        """End the client that has been in its phase the longest, preferably one not in flight."""
-        # With an infinite deadline, the app is working for a client, or the client was ended.
+        """Drop the client that has been in its phase the longest, preferably one not in flight."""
+        # A client with an infinite deadline is waiting for the app, or was just dropped.
         evictable = [client for client in self.clients if client.deadline < math.inf]
         if evictable:
             client = min(evictable, key=lambda client: (client.phase in IN_FLIGHT, client.began))
-            client.end()
-            self.dropped["evicted for a new connection"] += 1
+            client.drop()
+            self.drop_counts["evicted for a new connection"] += 1
 
     def serve(self, accepted: Any, address: Any) -> None:
         client = Client(fileno=accepted.detach())
@@ -134,31 +134,31 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         request.body.reader.limit_trailer_section = MAX_HEAD  # gunicorn's is larger
         super().handle_request(listener_name, request, client, address)
         client.begin(DRAIN, READ_TIMEOUT)
-        if not read_to_end(request.body) or client.ended:
+        if not read_to_end(request.body) or client.dropped:
             raise StopIteration  # what arrives next may belong to the body, or must not be served
         client.begin(IDLE, self.cfg.keepalive)
         # A client that pipelines may never wait in recv: here it can be evicted.
         client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:
-        """After SWEEP seconds, end clients still late and, if `idle_too`, IDLE or DRAIN ones."""
+        """After SWEEP seconds, drop clients still late and, if `idle_too`, IDLE or DRAIN ones."""
         self.notify()
         now = monotonic()
         sleep(SWEEP)  # if the process was paused, what arrived meanwhile is received first
         for client in self.clients:
             is_late = client.deadline < now
             if is_late and client.phase in TIMED_OUT:
-                self.dropped[TIMED_OUT[client.phase]] += 1
+                self.drop_counts[TIMED_OUT[client.phase]] += 1
             is_unused = idle_too and client.phase in (IDLE, DRAIN)
             if (is_late or is_unused) and not client.request_has_arrived():
-                client.end()
-        if self.dropped and now > self.next_warning:
-            self.log_dropped()
+                client.drop()
+        if self.drop_counts and now > self.next_warning:
+            self.log_drops()
             self.next_warning = now + LOG_INTERVAL
 
-    def log_dropped(self) -> None:
-        dropped, self.dropped = self.dropped, Counter()
-        for reason, count in dropped.items():
+    def log_drops(self) -> None:
+        counts, self.drop_counts = self.drop_counts, Counter()
+        for reason, count in counts.items():
             self.log.warning("Connections closed: %d (%s)", count, reason)
 
 
@@ -174,7 +174,7 @@ def read_to_end(body: Any) -> bool:
 class Client(socket.socket):  # type: ignore[misc]
     """A client's connection. Its deadline is infinite unless the worker is waiting for it."""
 
-    ended = False  # by `end`: when true, no further request is served
+    dropped = False  # once true, at most one more request is served, if it has arrived already
     deadline = math.inf
 
     def begin(self, phase: int, timeout: float) -> None:
@@ -185,7 +185,7 @@ class Client(socket.socket):  # type: ignore[misc]
         self.head_size = 0
 
     def wait(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Return the result of an operation with a deadline, and deduct its time from time_left."""
+        """Run an operation under a deadline, deduct its time from time_left, return its result."""
         started = monotonic()
         stall = math.inf if self.phase in (IDLE, HEAD) else STALL_TIMEOUT
         self.deadline = started + min(self.time_left, stall)
@@ -198,11 +198,11 @@ class Client(socket.socket):  # type: ignore[misc]
     def recv(self, size: int) -> bytes:
         if self.phase in (IDLE, HEAD):
             return self.recv_head(size)
-        if self.phase == RESPONSE:  # after 100 Continue, or the app alternates
+        if self.phase == RESPONSE:  # 100 Continue, or a part of the response, was sent first
             self.begin(BODY, READ_TIMEOUT)
         data = self.wait(super().recv, min(size, READ_SIZE))
-        if self.ended and not data:  # `end` made recv return nothing: the body does not end here
-            raise ConnectionResetError(errno.ECONNRESET, "ended by the worker")
+        if self.dropped and not data:  # otherwise, an app could take this for the end of the body
+            raise ConnectionResetError(errno.ECONNRESET, "dropped by the worker")
         self.wait(sleep, YIELD)  # a client that never pauses must not keep others waiting
         return data
 
@@ -227,17 +227,17 @@ class Client(socket.socket):  # type: ignore[misc]
         return self.wait(super().send, *args, **kwargs)
 
     def request_has_arrived(self) -> bool:
-        """Return whether the client is IDLE, but its next request waits to be received."""
+        """Return whether the client is IDLE but has a request waiting to be received."""
         with suppress(OSError):  # nothing has arrived
             return self.phase == IDLE and bool(self._sock.recv(1, socket.MSG_PEEK))
         return False
 
     def close(self) -> None:
-        """Unless the worker ended the client, wait until the client closes the connection.
+        """Unless the worker dropped the client, wait until the client closes the connection.
 
         Closing it with unread data would reset it and lose the response (RFC 9112, section 9.6).
         """
-        if not self.ended:
+        if not self.dropped:
             self.begin(DRAIN, READ_TIMEOUT)
             with suppress(OSError):
                 self.shutdown(socket.SHUT_WR)
@@ -245,14 +245,14 @@ class Client(socket.socket):  # type: ignore[misc]
                     pass
         super().close()
 
-    def end(self) -> None:
+    def drop(self) -> None:
         """Make a pending recv return, or a pending send fail, so that the connection is closed.
 
         Connections with a request in flight are reset, because the kernel would keep an unread
         response for minutes. Others are not: the kernel may still be delivering their last
         response. gevent's own shutdown would abort a pending recv, and lose what has arrived.
         """
-        self.ended = True
+        self.dropped = True
         self.deadline = math.inf
         with suppress(OSError):  # the client may have reset it
             if self.phase in IN_FLIGHT:

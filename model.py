@@ -83,7 +83,8 @@ def tabulate(
     shape = [len(edges) + 1 for edges in edges_by_feature.values()]
 
     # One sample per cell. Each feature's lower bounds lie along an axis of their own, and are
-    # broadcast over the others. Infinity is an edge only for NaN (see find_edges).
+    # broadcast over the others. Infinity is the last edge of an optional feature, and only NaN is
+    # in the interval that begins there (see find_edges).
     cells = np.zeros((*shape, N_FEATURES), np.float32)
     for axis, (feature, edges) in enumerate(edges_by_feature.items()):
         lower_bounds = np.insert(edges, 0, np.finfo(np.float32).min)
@@ -236,9 +237,9 @@ def read_verified(path: Path) -> bytes:
 def check_version(path: Path, pickled: bytes) -> None:
     """Raise ModelError if a different minor version of XGBoost wrote the pickle.
 
-    Such a pickle may fail to load, or predict differently. One from another patch release does not.
-    The version is an array in UBJSON: its length 3 in eight bytes (L), then three int8 (i). A
-    pickle without a version contains no booster, and fails to load.
+    Such a pickle may fail to load, or predict differently. One from another patch release does
+    neither. The version is an array in UBJSON: its length 3 in eight bytes (L), then three int8
+    (i). A pickle without a version contains no booster, and fails to load.
     """
     found = re.search(rb"version\[#L\x00{7}\x03i(.)i(.)i(.)", pickled, re.DOTALL)
     if found is None:

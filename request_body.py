@@ -45,14 +45,14 @@ class BodyReader:
         self.rejected = 0
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
-        # The budget grows with the limit, so it has room for the longest response, unless responses
-        # are more than LARGE_REQUESTS times as long as bodies.
-        largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
-        if self.size_per_body > LARGE_REQUESTS and limit > largest:
-            raise SystemExit(
-                f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not {limit}: "
-                "the response to a longer body would exceed the memory budget."
-            )
+        if self.size_per_body > LARGE_REQUESTS:  # otherwise, the longest response always fits
+            # A limit above MAX_RESPONSE enlarges the budget, but the longest response even more.
+            largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
+            if limit > largest:
+                raise SystemExit(
+                    f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not "
+                    f"{limit}: the response to a longer body would exceed the memory budget."
+                )
 
     def read(self) -> bytes:
         """Return the body of Flask's current request.

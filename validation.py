@@ -56,7 +56,7 @@ def read_fields(struct: type[msgspec.Struct]) -> list[Field]:
 
 
 def read_field(info: msgspec.inspect.Field, hint: Any) -> Field:
-    """Return one field of a Struct, from what msgspec knows of it and its type hint.
+    """Return one field of a Struct, given what msgspec knows about it and its type hint.
 
     Raises SystemExit unless it is float or float | None, with both limits and no default value.
     """
@@ -76,7 +76,7 @@ def read_field(info: msgspec.inspect.Field, hint: Any) -> Field:
     if kind.ge is None or kind.le is None or kind.multiple_of not in (None, 1):
         raise SystemExit(
             f"schema.py: {info.name} must have both limits, as in msgspec.Meta(ge=0, le=100), and "
-            "no multiple_of but 1 (for whole numbers)."
+            "no multiple_of other than 1 (for whole numbers)."
         )
     if not -FLOAT32_MAX <= kind.ge < kind.le <= FLOAT32_MAX:
         raise SystemExit(

@@ -61,7 +61,7 @@ def draft(path: Path, class_column: str) -> str:
     if len(fields) < 2:
         raise SystemExit(f"{path} must have two or more numeric columns besides '{class_column}'.")
     if omitted:
-        found = ", ".join(f"{column!r} (such as {cell!r})" for column, cell in omitted.items())
+        found = ", ".join(f"{column!r} (contains {cell!r})" for column, cell in omitted.items())
         print(
             f"Left out, because they are not numeric: {found}. To keep one, empty the cells of "
             "unknown values, or replace a column of categories with one 0/1 column per category, "
@@ -248,7 +248,7 @@ PUBLISH_DATA = False
 
 # gc=False: a row is never part of a reference cycle.
 class Row(msgspec.Struct, rename="camel", gc=False):
-    """One row of DATA, its fields in the model's order."""
+    """One row of DATA, with its fields in the model's order."""
 
     # The limits are those of the data, rounded outward: check them. A unit is a description:
     # msgspec.Meta(ge=0, le=100, description="in cm").

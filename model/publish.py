@@ -58,7 +58,8 @@ OBJECTIVES = ("multi:softprob", "binary:logistic")  # those whose predictions ar
 # The largest share of a model's split thresholds that may lie outside their column's range in DATA.
 # In models of iris with the columns in the right order, at most 5% do; in other orders, 7 to 81%.
 MAX_SHARE_OUTSIDE = 0.06
-# Predictions are compared for at least this many random samples, and at most this many of DATA.
+# Predictions are compared for this many samples of random values (or more, if there are many
+# thresholds) and for the first rows of DATA, up to this many.
 N_CHECKED = 10_000
 
 
@@ -112,8 +113,8 @@ def publish(classifier: Any, accuracy: str = "", source: str = "The classifier")
 def normalize(name: str) -> str:
     """Return a name's letters and digits, in lower case.
 
-    "petal length (cm)" and "petalLengthCm" are the same name. Python also
-    applies NFKC to the names in schema.py: a superscript 2 becomes a 2.
+    "petal length (cm)" and "petalLengthCm" are the same name, and so are "area (m²)" and "areaM2".
+    Python applies NFKC to names in schema.py as well.
     """
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name))).lower()
 
@@ -195,7 +196,7 @@ def find_columns(header: list[str]) -> list[int]:
         count = normalized.count(key)
         if count != 1:
             raise SystemExit(
-                f"{schema.DATA} must have exactly one column '{name}', not {count}. "
+                f"{schema.DATA} must have exactly one column named '{name}', not {count}. "
                 f"Its columns are {header}."
             )
     return [normalized.index(key) for key in keys]
@@ -259,7 +260,7 @@ def move_into_limits(samples: Array) -> NDArray[np.float64]:
 
 
 SAVE_AGAIN = (
-    "Save an XGBClassifier with classifier.save_model('model.json'), in the version of XGBoost "
+    "Save an XGBClassifier with classifier.save_model('model.json'), using the version of XGBoost "
     "that trained it, and publish model.json."
 )
 
@@ -324,7 +325,7 @@ def check_kind(classifier: Any, source: str) -> None:
     """
     if not isinstance(classifier, XGBClassifier):
         raise SystemExit(
-            f"{source} must be an XGBClassifier, a fitted search for one, or a Booster, not "
+            f"{source} must be an XGBClassifier, a fitted search that wraps one, or a Booster, not "
             f"{type(classifier).__name__}. Save the XGBClassifier itself, trained on the columns "
             "of schema.py as they are."
         )
@@ -336,12 +337,12 @@ def check_kind(classifier: Any, source: str) -> None:
     kind = learner["gradient_booster"]["name"]
     if kind != "gbtree":
         raise SystemExit(
-            f"{source} must have the booster gbtree, not {kind}. Train without setting booster."
+            f"{source} must use the gbtree booster, not {kind}. Train without setting booster."
         )
     objective = learner["objective"]["name"]
     if objective not in OBJECTIVES:
         raise SystemExit(
-            f"{source} must have the objective {' or '.join(OBJECTIVES)}, not {objective}. "
+            f"{source} must use the {' or '.join(OBJECTIVES)} objective, not {objective}. "
             "Train an XGBClassifier without setting objective."
         )
     parameters = learner["learner_model_param"]
@@ -359,8 +360,8 @@ def check_kind(classifier: Any, source: str) -> None:
     n_classes = max(2, int(parameters["num_class"]))  # it is 0 for two classes
     if n_classes != len(CLASSES):
         raise SystemExit(
-            f"{source} must have the {len(CLASSES)} classes {CLASSES} of schema.py, not "
-            f"{n_classes} classes. Change schema.py, or train with these classes."
+            f"{source} must have the {len(CLASSES)} classes in schema.py, {CLASSES}, not "
+            f"{n_classes} classes. Change schema.py, or train with its classes."
         )
 
 
@@ -375,9 +376,8 @@ def check_names(classifier: XGBClassifier, source: str) -> bool:
     if all(re.fullmatch(r"f?\d+", name) for name in names):
         if booster.num_features() != len(NAMES):
             raise SystemExit(
-                f"{source} must have the {len(NAMES)} features {NAMES} of schema.py, not "
-                f"{booster.num_features()} features. Change schema.py, or train with these "
-                "features."
+                f"{source} must have the {len(NAMES)} features in schema.py, {NAMES}, not "
+                f"{booster.num_features()} features. Change schema.py, or train with its features."
             )
         return False
     fields = list(schema.Sample.__struct_fields__)
@@ -403,7 +403,7 @@ def cut_to_best_iteration(classifier: XGBClassifier, source: str) -> xgboost.Boo
     best_iteration = booster.attr("best_iteration") or str(n_rounds - 1)
     if best_iteration not in map(str, range(n_rounds)):
         raise SystemExit(
-            f"{source} has {n_rounds} rounds of trees, but its best iteration is "
+            f"{source} has {n_rounds} boosting rounds, but its best iteration is "
             f"{best_iteration}. Train it again."
         )
     n_served = int(best_iteration) + 1
@@ -432,7 +432,7 @@ def check_ranges(
 ) -> None:
     """Raise SystemExit if too many thresholds of a model lie outside their column's range in DATA.
 
-    They do if the model was trained on columns in another order, in other units or after scaling.
+    They do if the model was trained on columns in a different order or in different units.
     If the model has feature names, so the order is right, this is only a warning.
     """
     low, high = np.nanmin(samples, axis=0), np.nanmax(samples, axis=0)
@@ -446,14 +446,16 @@ def check_ranges(
         f"their column in {schema.DATA}"
     )
     if has_names:
-        print(f"Warning: {problem}. Was it trained in other units, or on scaled values?")
+        print(
+            f"Warning: {problem}. Was it trained on data in different units, or on scaled values?"
+        )
         return
     raise SystemExit(
         f"{problem}, and the model has no feature names: it was probably trained on columns in "
-        f"another order or in other units than {NAMES}. Reorder the fields of schema.py to match "
-        "its columns; clients are not affected. If the order and the units are right, set "
-        f"classifier.get_booster().feature_names = {NAMES}, save the classifier and publish it "
-        "again."
+        f"a different order or in different units than {NAMES}. Reorder the fields in schema.py "
+        "to match the model's columns; clients are not affected. If the order and the units are "
+        f"right, set classifier.get_booster().feature_names = {NAMES}, save the classifier and "
+        "publish it again."
     )
 
 
@@ -530,15 +532,16 @@ def check_predictions(
     """Raise SystemExit unless the service predicts what the classifier does, bit for bit.
 
     The samples combine values of each feature: its thresholds, their neighbors in float32, its
-    limits, zero, NaN, values of DATA and random ones. They are compared through the app, moved to
-    the nearest allowed values, and, if `missing` is NaN, through model.tabulate, as they are.
+    limits, zero, NaN, values of DATA and random ones. They are moved to the nearest allowed values
+    and compared through the app. Then, if `missing` is NaN, they are compared unchanged, through
+    model.tabulate.
     """
     combined = combine(service.model, samples)
     allowed = move_into_limits(combined)
     compare(allowed, partial(post, service), classifier, source)
     # With another `missing`, results may rightly differ for values that no client can send.
     if np.isnan(classifier.missing):
-        # The table that the service uses, but of probabilities as they are.
+        # The service's own table, except that it stores the probabilities themselves.
         look_up = service.model.tabulate(service.model.booster, lambda probabilities: probabilities)
         compare(combined, look_up, classifier, source)
 
@@ -604,7 +607,7 @@ def post(service: ModuleType, samples: Array) -> Array:
         body = msgspec.json.encode(batch)
         with client.post("/predict_proba", data=body, headers=write_docs.JSON_HEADERS) as response:
             if response.status_code != 200:
-                raise SystemExit(f"The service rejects allowed samples: {response.text:.300}")
+                raise SystemExit(f"The service rejected valid samples: {response.text:.300}")
             probabilities += response.json["return"]
     rows = [list(row.values()) for row in probabilities]
     return np.array(rows, np.float32)

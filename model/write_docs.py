@@ -62,12 +62,12 @@ def generate(
     data = training_data(samples, classes) if schema.PUBLISH_DATA else None
     info = model_info(service, classifier, example, samples, classes)
     batch_size = samples_per_body(service)
-    # Code that the recipes append where values may be missing, so that these are sent as null.
+    # Code that makes the two scripts send missing values as null.
     null_in_python = ".astype(object).where(lambda samples: samples.notna(), None)"
     null_in_r = ', na = "null"'
     return {
-        "docs/predict_csv.py": write_recipe(PYTHON_RECIPE, null_in_python, batch_size, columns),
-        "docs/predict_csv.R": write_recipe(R_RECIPE, null_in_r, batch_size, columns),
+        "docs/predict_csv.py": write_script(PYTHON_SCRIPT, null_in_python, batch_size, columns),
+        "docs/predict_csv.R": write_script(R_SCRIPT, null_in_r, batch_size, columns),
         "static/example.json": to_json(example),
         "static/openapi.json": to_json(openapi, indent=2),
         "static/postman_collection.json": to_json(make_collection(openapi), indent=2),
@@ -189,7 +189,7 @@ def error_examples(service: ModuleType, example: JsonObject) -> dict[str, Any]:
     """Return an example of each error response, by the name of its OpenAPI component."""
     reader = service.body_reader
     full = b" " * reader.limit
-    invalid = example | {NAMES[min(1, len(NAMES) - 2)]: "unknown"}  # any field but the last
+    invalid = example | {NAMES[0]: "unknown"}
     del invalid[NAMES[-1]]
     responses = {
         "InvalidJson": call(service, "/predict", 400, headers=JSON_HEADERS).json,
@@ -282,9 +282,9 @@ def make_item(
     return {"name": name, "request": request, "response": [response]}
 
 
-# ---- Recipes -------------------------------------------------------------------------------
+# ---- CSV scripts ---------------------------------------------------------------------------
 
-PYTHON_RECIPE = Template("""\
+PYTHON_SCRIPT = Template("""\
 # Add a column with the predicted class to a CSV.
 import pandas as pd
 import requests
@@ -305,7 +305,7 @@ for start in range(0, len(samples), %batch_size):  # this many fit in a body
 table["predicted"] = predicted
 table.to_csv("predicted.csv", index=False)
 """)
-R_RECIPE = Template("""\
+R_SCRIPT = Template("""\
 # Add a column with the predicted class to a CSV.
 library(httr2) # and jsonlite
 
@@ -326,13 +326,13 @@ write.csv(table, "predicted.csv", row.names = FALSE)
 """)
 
 
-def write_recipe(recipe: Template, null: str, batch_size: int, columns: list[str]) -> bytes:
-    """Return a recipe for DATA that sends `batch_size` samples per request.
+def write_script(script: Template, null: str, batch_size: int, columns: list[str]) -> bytes:
+    """Return a script for DATA that sends `batch_size` samples per request.
 
     `columns` are the features' columns in DATA, and `null` is code that converts missing values.
     """
     in_python = json.dumps(columns, ensure_ascii=False)
-    text = recipe.substitute(
+    text = script.substitute(
         data=schema.DATA,
         batch_size=batch_size,
         columns=in_python,
@@ -417,7 +417,7 @@ def model_info(
 
 
 def find_step(low: float, high: float) -> float:
-    """Return a slider's step: the largest power of ten that goes into a range 25 times."""
+    """Return a slider's step: the largest power of ten that is at most 1/25 of a range."""
     return to_readable(10.0 ** math.floor(math.log10((high - low) / 25)))  # 1 rather than 1.0
 
 
@@ -490,7 +490,7 @@ def update_readme(
     }.items():
         start, end = f"<!-- generated: {name} -->\n", f"\n<!-- end of {name} -->"
         if text.count(start) != 1 or text.count(end) != 1:
-            raise SystemExit(f"README.md must have the generated block '{name}' exactly once.")
+            raise SystemExit(f"README.md must contain the generated block '{name}' exactly once.")
         before, rest = text.split(start)
         after = rest.split(end)[1]
         text = f"{before}{start}{content}{end}{after}"
@@ -545,7 +545,7 @@ def api_block(service: ModuleType, example: JsonObject, other: JsonObject) -> st
     # The error's pointer shows the invalid object's index.
     error = call(service, "/predict", 422, json=[example] * 17 + [invalid]).text
     reader = service.body_reader
-    room = f"at least {samples_per_body(service):,} {SAMPLE_NAME}s fit, without spaces"
+    room = f"at least {samples_per_body(service):,} {SAMPLE_NAME}s fit if the JSON has no spaces"
     return f"""\
 | Request | Response |
 |---|---|

@@ -20,7 +20,7 @@ from tests.samples import BODY, JSON, RESPONSE
 
 ROOT = Path(__file__).parents[1]
 
-# npm and pip put the tests' tools here.
+# npm installs the tests' tools in NODE_MODULES, and pip beside Python; PATH contains both.
 NODE_MODULES = ROOT / "tests" / "node_modules"
 PATH = os.pathsep.join(
     [str(NODE_MODULES / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
@@ -31,7 +31,7 @@ WITHOUT_SCIKIT_LEARN = str(ROOT / "tests" / "image")
 
 
 def tool(name: str) -> str:
-    """Return the path of a program, or of a file of a package from npm.
+    """Return the path of a program, or of a file in an npm package.
 
     If it is missing, the test is skipped, or fails in CI.
     """
@@ -117,7 +117,7 @@ class Service:
         return [int(pid) for pid in task.read_text().split()]
 
     def private_memory(self) -> list[float]:
-        """Return what each worker shares with no other process, in MiB."""
+        """Return each worker's private memory (shared with no other process), in MiB."""
         rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.workers()]
         return [
             sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private"))

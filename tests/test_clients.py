@@ -147,7 +147,7 @@ def test_python_client_predicts(service: Service, tmp_path: Path) -> None:
         ("R", ["Rscript", "-e", "library(httr2); library(jsonlite)"]),
     ],
 )
-def test_recipe_adds_the_predicted_class_to_a_csv(
+def test_csv_script_adds_the_predicted_class_to_a_csv(
     service: Service, tmp_path: Path, suffix: str, command: list[str]
 ) -> None:
     program, option, imports = command
@@ -164,10 +164,10 @@ def test_recipe_adds_the_predicted_class_to_a_csv(
         for row in range(rows):
             table.writerow([row, *add_digits((SAMPLE, OTHER)[row % 2], row)])
 
-    recipe = (ROOT / "docs" / f"predict_csv.{suffix}").read_text("utf-8")
+    script = (ROOT / "docs" / f"predict_csv.{suffix}").read_text("utf-8")
     url = f"http://127.0.0.1:{service.port}"
-    (tmp_path / "recipe").write_text(recipe.replace("http://localhost:3000", url))
-    run_tool(program, "recipe", cwd=tmp_path)
+    (tmp_path / "script").write_text(script.replace("http://localhost:3000", url))
+    run_tool(program, "script", cwd=tmp_path)
 
     with (tmp_path / "predicted.csv").open(newline="") as file:
         predicted = [(int(row["row"]), row["predicted"]) for row in csv.DictReader(file)]

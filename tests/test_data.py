@@ -100,16 +100,16 @@ REJECTED: dict[str, tuple[str, str, str]] = {
     "empty": (TABLE, "", "parts.csv is empty: expected a header with the columns "
         "['widthCm', 'nHoles', 'weight', 'kind']."),
     "column is absent": ("Width (cm)", "Width (in)",
-        "parts.csv must have exactly one column 'widthCm', not 0. Its columns are "
+        "parts.csv must have exactly one column named 'widthCm', not 0. Its columns are "
         "['Weight', 'Width (in)', 'color', 'n_holes', 'kind']."),
     "column occurs twice": ("color", "weight",
-        "parts.csv must have exactly one column 'weight', not 2. Its columns are "
+        "parts.csv must have exactly one column named 'weight', not 2. Its columns are "
         "['Weight', 'Width (cm)', 'weight', 'n_holes', 'kind']."),
     "no column of classes": ("kind", "type",
-        "parts.csv must have exactly one column 'kind', not 0. Its columns are "
+        "parts.csv must have exactly one column named 'kind', not 0. Its columns are "
         "['Weight', 'Width (cm)', 'color', 'n_holes', 'type']."),
     "semicolons": (TABLE, TABLE.replace(",", ";"),
-        "parts.csv must have exactly one column 'widthCm', not 0. Its columns are "
+        "parts.csv must have exactly one column named 'widthCm', not 0. Its columns are "
         "['Weight;Width (cm);color;n_holes;kind']."),
     "too few cells": ("0.5,1.5", "1.5", "parts.csv, line 2: expected 5 cells, got 4."),
     "too many cells": ("0.5,1.5", "0,5,1.5", "parts.csv, line 2: expected 5 cells, got 6."),
@@ -237,7 +237,7 @@ def test_invalid_schema_is_rejected(
 
 LIMITS = (
     "schema.py: width must have both limits, as in msgspec.Meta(ge=0, le=100), and no multiple_of "
-    "but 1 (for whole numbers)."
+    "other than 1 (for whole numbers)."
 )
 FLOAT = "schema.py: width must be float or float | None."
 FINITE = "schema.py: width must have ge < le, and both must be finite in float32."
@@ -471,8 +471,8 @@ def test_draft_leaves_out_text_with_the_cure(
     assert '    # Left out, because it is not numeric: "color"\n' in text
     assert "color:" not in text
     assert capsys.readouterr().err == (
-        "Left out, because they are not numeric: 'color' (such as 'red'), 'age' (such as 'NA'), "
-        "'note' (such as ''). To keep one, empty the cells of unknown values, or replace a column "
+        "Left out, because they are not numeric: 'color' (contains 'red'), 'age' (contains 'NA'), "
+        "'note' (contains ''). To keep one, empty the cells of unknown values, or replace a column "
         "of categories with one 0/1 column per category, in the CSV and in what clients send.\n"
     )
 

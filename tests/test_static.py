@@ -19,7 +19,7 @@ import model
 import run
 import schema
 import validation
-from tests.samples import CLASSES, FIELDS, JSON, LAST, OTHER, PREDICTIONS, SAMPLE
+from tests.samples import CLASSES, FIELDS, FIRST, JSON, LAST, OTHER, PREDICTIONS, SAMPLE
 from tests.service import ROOT, Service
 
 STATIC = ROOT / "static"
@@ -144,7 +144,7 @@ def busy(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
 def test_openapi_errors_show_the_services_responses(
     busy: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    invalid = SAMPLE | {list(SAMPLE)[1]: "unknown"}
+    invalid = SAMPLE | {FIRST: "unknown"}
     del invalid[LAST]
     monkeypatch.setitem(run.app.view_functions, "hello", lambda: 1 / 0)
     long = b" " * READER.limit

@@ -192,7 +192,7 @@ def test_body_cut_short_by_the_worker_is_not_taken_for_complete() -> None:
     client = gunicorn_worker.Client(fileno=accepted.detach())
     with peer:
         client.begin(gunicorn_worker.IDLE, 1)
-        client.end()  # as if gunicorn had buffered the next request without the end of its body
+        client.drop()  # as if gunicorn had buffered the next request without the end of its body
         client.begin(gunicorn_worker.BODY, 1)
         with pytest.raises(ConnectionResetError):
             client.recv(5)

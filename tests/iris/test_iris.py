@@ -143,7 +143,7 @@ def test_table_has_a_cell_for_each_combination_of_thresholds() -> None:
 
 
 def test_body_has_room_for_12787_flowers() -> None:
-    assert "longer than 2 MiB (at least 12,787 flowers fit, without spaces)" in README
+    assert "longer than 2 MiB (at least 12,787 flowers fit if the JSON has no spaces)" in README
     for name in ("predict_csv.py", "predict_csv.R"):
         assert "12787" in (ROOT / "docs" / name).read_text("utf-8")
 

@@ -311,7 +311,7 @@ def test_two_classes_are_served_to_the_bit(
 
 ITSELF = "Save the XGBClassifier itself, trained on the columns of schema.py as they are."
 SAVE_AGAIN = (
-    "Save an XGBClassifier with classifier.save_model('model.json'), in the version of XGBoost "
+    "Save an XGBClassifier with classifier.save_model('model.json'), using the version of XGBoost "
     "that trained it, and publish model.json."
 )
 NO_OBJECTIVE = "Train an XGBClassifier without setting objective."
@@ -321,33 +321,34 @@ REVERSED = FIELDS[::-1]
 
 
 def wrong_kind(name: str) -> str:
-    return f"must be an XGBClassifier, a fitted search for one, or a Booster, not {name}. {ITSELF}"
+    kinds = "an XGBClassifier, a fitted search that wraps one, or a Booster"
+    return f"must be {kinds}, not {name}. {ITSELF}"
 
 
 def wrong_objective(name: str) -> str:
-    return f"must have the objective multi:softprob or binary:logistic, not {name}. {NO_OBJECTIVE}"
+    return f"must use the multi:softprob or binary:logistic objective, not {name}. {NO_OBJECTIVE}"
 
 
 def wrong_booster(name: str) -> str:
-    return f"must have the booster gbtree, not {name}. Train without setting booster."
+    return f"must use the gbtree booster, not {name}. Train without setting booster."
 
 
 def wrong_features(n_features: int) -> str:
     return (
-        f"must have the 4 features {publish.NAMES} of schema.py, not {n_features} features. "
-        "Change schema.py, or train with these features."
+        f"must have the 4 features in schema.py, {publish.NAMES}, not {n_features} features. "
+        "Change schema.py, or train with its features."
     )
 
 
 def wrong_classes(n_classes: int) -> str:
     return (
-        f"must have the 3 classes {publish.CLASSES} of schema.py, not {n_classes} classes. "
-        "Change schema.py, or train with these classes."
+        f"must have the 3 classes in schema.py, {publish.CLASSES}, not {n_classes} classes. "
+        "Change schema.py, or train with its classes."
     )
 
 
 def wrong_iteration(value: str, n_rounds: int = 5) -> str:
-    return f"has {n_rounds} rounds of trees, but its best iteration is {value}. Train it again."
+    return f"has {n_rounds} boosting rounds, but its best iteration is {value}. Train it again."
 
 
 def search(**arguments: Any) -> GridSearchCV:
@@ -607,7 +608,7 @@ def test_columns_in_another_order_are_rejected(
 ) -> None:
     # A model that was trained on SAMPLES[:, order] has the same trees, with other indices.
     reordered = [(order.index(feature), threshold) for feature, threshold in splits]
-    with pytest.raises(SystemExit, match="columns in another order or in other units"):
+    with pytest.raises(SystemExit, match="columns in a different order or in different units"):
         publish.check_ranges(reordered, "model.json", SAMPLES, has_names=False)
 
 
@@ -635,10 +636,10 @@ def test_columns_of_other_ranges_are_rejected_with_the_cure(
     assert re.fullmatch(
         rf"\d+ of the \d+ thresholds of {path} lie outside the range of their column in "
         "model/iris.csv, and the model has no feature names: it was probably trained on columns in "
-        rf"another order or in other units than {names}. Reorder the fields of schema.py to match "
-        "its columns; clients are not affected. If the order and the units are right, set "
-        rf"classifier.get_booster\(\).feature_names = {names}, save the classifier and publish it "
-        "again.",
+        rf"a different order or in different units than {names}. Reorder the fields in schema.py "
+        "to match the model's columns; clients are not affected. If the order and the units are "
+        rf"right, set classifier.get_booster\(\).feature_names = {names}, save the classifier and "
+        "publish it again.",
         reject(path),
     )
     classifier = XGBClassifier()
@@ -654,7 +655,7 @@ def test_named_columns_of_other_ranges_are_a_warning(
     publish.check_ranges([(0, 51.0), (3, 0.8)], "model.json", SAMPLES, has_names=True)
     assert capsys.readouterr().out == (
         "Warning: 1 of the 2 thresholds of model.json lie outside the range of their column in "
-        "model/iris.csv. Was it trained in other units, or on scaled values?\n"
+        "model/iris.csv. Was it trained on data in different units, or on scaled values?\n"
     )
 
 
