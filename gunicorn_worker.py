@@ -1,7 +1,7 @@
 """A gunicorn worker for WSGI apps that keeps slow or greedy clients from making others wait.
 
 It is GeventWorker with its own `run`, which gunicorn lets subclasses override; TLS and HTTP/2 are
-not supported. The rest relies on undocumented behavior; tests/test_worker.py fails if it changes:
+not supported. It also relies on undocumented behavior; tests/test_worker.py fails if this changes:
 
 - `self.sockets` are gevent's. gevent's sendall calls `send`, and `_sock` is the real socket.
 - AsyncWorker.handle uses its listener for the address only, and calls handle_request for each
@@ -44,11 +44,11 @@ MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forwa
 HEAD_RATE = 2**22  # bytes per second: after n bytes of headers, recv pauses for n / HEAD_RATE
 MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took twice the memory
-# Bytes that the kernel buffers before send waits, doubled by Linux. 32 KiB, even doubled, is too
-# little for a loopback packet: a response of 1 MB to a local proxy took 0.4 s, not 8 ms.
+# Bytes that the kernel buffers before send blocks; Linux doubles this. Twice 32 KiB is too little
+# for a loopback packet: a response of 1 MB to a proxy on the same host took 0.4 s, not 8 ms.
 SEND_BUFFER = 40 * 2**10
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
-TIMED_OUT = {  # in the other phases, passing a deadline is not logged
+TIMED_OUT = {  # in the other phases, a missed deadline is not logged
     HEAD: f"request headers not complete within {HEAD_TIMEOUT} s",
     BODY: f"request body stalled for {STALL_TIMEOUT} s or not complete within {READ_TIMEOUT} s",
     RESPONSE: f"response stalled for {STALL_TIMEOUT} s or not read within {SEND_TIMEOUT} s",
@@ -78,7 +78,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
 
     def accept(self, listener: Any) -> None:
-        """Serve each new connection in a greenlet, until the stopping worker's backlog is empty."""
+        """Serve each connection in a greenlet, until the worker stops and the backlog is empty."""
         while True:
             try:
                 # One connection per event-loop iteration, so that other workers get their share,
@@ -141,10 +141,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:
-        """After SWEEP seconds, drop clients still late and, if `idle_too`, IDLE or DRAIN ones."""
+        """Sleep, then drop clients whose deadline had passed before; also IDLE and DRAIN if told.
+
+        If the process was paused, what arrived in the pause is received during the sleep.
+        """
         self.notify()
         now = monotonic()
-        sleep(SWEEP)  # if the process was paused, what arrived meanwhile is received first
+        sleep(SWEEP)
         for client in self.clients:
             is_late = client.deadline < now
             if is_late and client.phase in TIMED_OUT:

@@ -63,7 +63,7 @@ def draft(path: Path, class_column: str) -> str:
     if omitted:
         found = ", ".join(f"{column!r} (contains {cell!r})" for column, cell in omitted.items())
         print(
-            f"Left out, because they are not numeric: {found}. To keep one, empty the cells of "
+            f"Left out, because they are not numeric: {found}. To keep one, clear the cells of "
             "unknown values, or replace a column of categories with one 0/1 column per category, "
             "in the CSV and in what clients send.",
             file=sys.stderr,
