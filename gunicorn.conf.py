@@ -54,7 +54,7 @@ forwarder_headers = ""
 # Once enabled with --access-logfile: client, time, request, status, bytes, seconds, request ID.
 access_log_format = '%(h)s %(t)s "%(r)s" %(s)s %(B)s %(L)s %({x-request-id}i)s'
 
-PAUSE = 5  # seconds: the arbiter checks for hung workers every second; a longer gap means a pause
+PAUSE = 5  # seconds between two checks for hung workers, normally 1, that reveal a pause
 
 
 def on_starting(arbiter: Any) -> None:

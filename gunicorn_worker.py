@@ -141,19 +141,18 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:
-        """Sleep, then drop clients whose deadline had passed before; also IDLE and DRAIN if told.
+        """Sleep, then drop clients whose deadline had passed before the sleep.
 
-        If the process was paused, what arrived in the pause is received during the sleep.
+        If `idle_too`, drop IDLE and DRAIN clients as well.
         """
         self.notify()
         now = monotonic()
-        sleep(SWEEP)
+        sleep(SWEEP)  # if the process was paused, what arrived meanwhile is received first
         for client in self.clients:
             is_late = client.deadline < now
             if is_late and client.phase in TIMED_OUT:
                 self.drop_counts[TIMED_OUT[client.phase]] += 1
-            is_unused = idle_too and client.phase in (IDLE, DRAIN)
-            if (is_late or is_unused) and not client.request_has_arrived():
+            if is_late or (idle_too and client.phase in (IDLE, DRAIN)):
                 client.drop()
         if self.drop_counts and now > self.next_warning:
             self.log_drops()
@@ -204,7 +203,7 @@ class Client(socket.socket):  # type: ignore[misc]
         if self.phase == RESPONSE:  # 100 Continue, or a part of the response, was sent first
             self.begin(BODY, READ_TIMEOUT)
         data = self.wait(super().recv, min(size, READ_SIZE))
-        if self.dropped and not data:  # otherwise, an app could take this for the end of the body
+        if self.dropped and not data:  # an app could take this for the end of the body
             raise ConnectionResetError(errno.ECONNRESET, "dropped by the worker")
         self.wait(sleep, YIELD)  # a client that never pauses must not keep others waiting
         return data
@@ -228,12 +227,6 @@ class Client(socket.socket):  # type: ignore[misc]
         if self.phase != RESPONSE:
             self.begin(RESPONSE, SEND_TIMEOUT)
         return self.wait(super().send, *args, **kwargs)
-
-    def request_has_arrived(self) -> bool:
-        """Return whether the client is IDLE but has a request waiting to be received."""
-        with suppress(OSError):  # nothing has arrived
-            return self.phase == IDLE and bool(self._sock.recv(1, socket.MSG_PEEK))
-        return False
 
     def close(self) -> None:
         """Unless the worker dropped the client, wait until the client closes the connection.

@@ -46,7 +46,8 @@ class BodyReader:
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
         if self.size_per_body > LARGE_REQUESTS:  # otherwise, the longest response always fits
-            # A limit above MAX_RESPONSE enlarges the budget, but the longest response even more.
+            # A limit above MAX_RESPONSE does not help: the budget grows to LARGE_REQUESTS * limit,
+            # but the longest response to more than that. So the limit must fit the basic budget.
             largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
             if limit > largest:
                 raise SystemExit(

@@ -20,9 +20,9 @@ MAX_ERRORS = 100  # in one response: a body can contain a million, and each take
 MAX_UNKNOWN = 3  # unknown fields that one error names, at most
 MAX_QUOTED = 40  # characters of a value or a name that an error quotes, at most
 
-# The longest numbers, in bytes: a float64 in a request, such as -2.2250738585072014e-308, and a
-# probability in a response (a float32 written as float64), such as 0.000061033562815282494.
-# JavaScript writes a few negative numbers one byte longer.
+# The longest numbers that Python writes, in bytes: a float64 in a request, such as
+# -2.2250738585072014e-308, and a probability in a response (a float32 written as float64), such as
+# 0.000061033562815282494.
 MAX_NUMBER_LENGTH = 24
 MAX_PROBABILITY_LENGTH = 23
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -94,9 +94,9 @@ def read_field(info: msgspec.inspect.Field, hint: Any) -> Field:
 
 
 def length_without_values(names: Collection[str]) -> int:
-    """Return the length in bytes of an object in compact JSON, plus a comma, without its values."""
-    zeros = len(names)
-    return len(msgspec.json.encode(dict.fromkeys(names, 0))) - zeros + len(",")
+    """Return the length in bytes of an object and a comma in compact JSON, without its values."""
+    with_zeros = msgspec.json.encode(dict.fromkeys(names, 0))
+    return len(with_zeros) - len(names) + len(",")
 
 
 FIELDS = read_fields(Sample)

@@ -63,9 +63,9 @@ def draft(path: Path, class_column: str) -> str:
     if omitted:
         found = ", ".join(f"{column!r} (contains {cell!r})" for column, cell in omitted.items())
         print(
-            f"Left out, because they are not numeric: {found}. To keep one, clear the cells of "
-            "unknown values, or replace a column of categories with one 0/1 column per category, "
-            "in the CSV and in what clients send.",
+            f"Left out, because they are not numeric: {found}. To keep one, leave cells with "
+            "unknown values empty, or replace a column of categories with one 0/1 column per "
+            "category, in the CSV and in what clients send.",
             file=sys.stderr,
         )
     return fill_template(path, class_column, classes, fields, list(omitted))

@@ -432,8 +432,8 @@ def check_ranges(
 ) -> None:
     """Raise SystemExit if too many thresholds of a model lie outside their column's range in DATA.
 
-    They do if the model was trained on columns in a different order or in different units.
-    If the model has feature names, so the order is right, this is only a warning.
+    They do if the model was trained on columns in a different order or in different units. This is
+    only a warning if the model has feature names, because its order is then known to be right.
     """
     low, high = np.nanmin(samples, axis=0), np.nanmax(samples, axis=0)
     # A threshold above all values separates them from missing ones.

@@ -422,7 +422,10 @@ def find_step(low: float, high: float) -> float:
 
 
 def split_label(field_name: str, description: str) -> tuple[str, str]:
-    """Return a field's label and its unit: "petal width" and "cm" for petal_width_cm, "in cm"."""
+    """Return a field's label and its unit.
+
+    For example, "petal_width_cm" and "in cm" become "petal width" and "cm".
+    """
     unit = description.removeprefix("in ")
     label = field_name.strip("_").replace("_", " ")
     return label.removesuffix(f" {unit.lower()}"), unit

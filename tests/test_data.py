@@ -472,8 +472,9 @@ def test_draft_leaves_out_text_with_the_cure(
     assert "color:" not in text
     assert capsys.readouterr().err == (
         "Left out, because they are not numeric: 'color' (contains 'red'), 'age' (contains 'NA'), "
-        "'note' (contains ''). To keep one, clear the cells of unknown values, or replace a column "
-        "of categories with one 0/1 column per category, in the CSV and in what clients send.\n"
+        "'note' (contains ''). To keep one, leave cells with unknown values empty, or replace "
+        "a column of categories with one 0/1 column per category, in the CSV and in what clients "
+        "send.\n"
     )
 
 

@@ -239,7 +239,7 @@ def test_screen_reader_hears_the_species_when_it_changes(
     headings = browser.find_elements(By.CSS_SELECTOR, "h1, h2, h3")
     assert [heading.accessible_name for heading in headings] == [
         *("Iris prediction service", "Species", "Flower"),
-        *("The request for this flower and its response", "fetch", "curl", "Response"),
+        *("The request and response for this flower", "fetch", "curl", "Response"),
     ]
     strip = browser.find_element(By.CSS_SELECTOR, "[data-name=petalLengthCm] .strip")
     assert strip.aria_role in ("img", "image")
