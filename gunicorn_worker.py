@@ -9,7 +9,7 @@ not supported. It also relies on undocumented behavior; tests/test_worker.py fai
 - handle closes the connection after StopIteration. AsyncWorker.handle_request raises it after a
   request that began when `alive` was false, so that a stopping worker does not wait for another.
 - request.body.read returns what the app left unread. A chunked body's reader has the attribute
-  limit_trailer_section; the other readers ignore it.
+  limit_trailer_section; setting it on other readers has no effect.
 """
 
 import errno
@@ -94,7 +94,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
                 break
             except OSError:  # usually no free file descriptor
                 sleep(SWEEP)
-            if self.alive:  # when stopping, don't: the backlog could refill during each pause
+            if self.alive:  # not when stopping: the backlog could refill during the pause
                 sleep(YIELD)
         listener.close()
 
@@ -107,7 +107,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             self.evict()
 
     def evict(self) -> None:
-        """Drop the client that has been in its phase the longest, preferably one not in flight."""
+        """Drop the client longest in its phase, preferably one without a request in flight."""
         # A client with an infinite deadline is waiting for the app, or was just dropped.
         evictable = [client for client in self.clients if client.deadline < math.inf]
         if evictable:
@@ -176,7 +176,7 @@ def read_to_end(body: Any) -> bool:
 class Client(socket.socket):  # type: ignore[misc]
     """A client's connection. Its deadline is infinite unless the worker is waiting for it."""
 
-    dropped = False  # once true, at most one more request is served, if it has arrived already
+    dropped = False  # set by `drop`
     deadline = math.inf
 
     def begin(self, phase: int, timeout: float) -> None:
@@ -246,7 +246,8 @@ class Client(socket.socket):  # type: ignore[misc]
 
         Connections with a request in flight are reset, because the kernel would keep an unread
         response for minutes. Others are not: the kernel may still be delivering their last
-        response. gevent's own shutdown would abort a pending recv, and lose what has arrived.
+        response. A request that has already arrived on one is still served; gevent's own shutdown
+        would abort the pending recv, and lose it.
         """
         self.dropped = True
         self.deadline = math.inf

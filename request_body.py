@@ -46,8 +46,9 @@ class BodyReader:
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
         if self.size_per_body > LARGE_REQUESTS:  # otherwise, the longest response always fits
-            # A limit above MAX_RESPONSE does not help: the budget grows to LARGE_REQUESTS * limit,
-            # but the longest response to more than that. So the limit must fit the basic budget.
+            # No limit above MAX_RESPONSE fits: its longest response is more than LARGE_REQUESTS
+            # times the limit, which is the whole budget. Up to MAX_RESPONSE, the budget is
+            # LARGE_REQUESTS * MAX_RESPONSE.
             largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
             if limit > largest:
                 raise SystemExit(

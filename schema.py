@@ -29,7 +29,7 @@ Length = Annotated[float, msgspec.Meta(ge=0, le=100, description="in cm")]
 
 # gc=False: a flower is never part of a reference cycle.
 class Flower(msgspec.Struct, rename="camel", gc=False):
-    """One iris, with its fields in the model's order."""
+    """One iris, with its fields in the order that the model expects."""
 
     sepal_length_cm: Length
     sepal_width_cm: Length

@@ -55,11 +55,12 @@ def page_url(host: str, port: int) -> str:
 
 
 def check_server(logger: Logger) -> None:
-    """Warn if gunicorn serves the app without gunicorn.conf.py, which imports gunicorn_worker.
+    """Warn if gunicorn serves the app without gunicorn.conf.py.
 
     This happens if gunicorn is started in another folder: `gunicorn --chdir FOLDER run:app` looks
     for the file before it changes to FOLDER.
     """
+    # gunicorn.conf.py imports gunicorn_worker.
     if "gunicorn.arbiter" in sys.modules and "gunicorn_worker" not in sys.modules:
         path = Path(__file__).with_name("gunicorn.conf.py")
         logger.warning(

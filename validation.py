@@ -20,9 +20,9 @@ MAX_ERRORS = 100  # in one response: a body can contain a million, and each take
 MAX_UNKNOWN = 3  # unknown fields that one error names, at most
 MAX_QUOTED = 40  # characters of a value or a name that an error quotes, at most
 
-# The longest numbers that Python writes, in bytes: a float64 in a request, such as
-# -2.2250738585072014e-308, and a probability in a response (a float32 written as float64), such as
-# 0.000061033562815282494.
+# The longest numbers, in bytes: a float64 that Python writes in a request, such as
+# -2.2250738585072014e-308, and a probability that msgspec writes in a response (a float32 as
+# float64), such as 0.000061033562815282494.
 MAX_NUMBER_LENGTH = 24
 MAX_PROBABILITY_LENGTH = 23
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -206,9 +206,9 @@ def unknown_fields_clause(values: dict[str, msgspec.Raw]) -> str:
     names = list(islice((name for name in values if name not in NAMES), MAX_UNKNOWN))
     if not names:
         return ""
-    noun = "fields" if len(names) > 1 else "field"
+    noun = "unknown fields" if len(names) > 1 else "an unknown field"
     quoted = ", ".join(f"'{name[:MAX_QUOTED]}'" for name in names)
-    return f"; the {SAMPLE_NAME} has the unknown {noun} {quoted}"
+    return f"; the {SAMPLE_NAME} has {noun} {quoted}"
 
 
 def quote(value: msgspec.Raw) -> str:

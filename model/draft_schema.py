@@ -39,7 +39,8 @@ def draft(path: Path, class_column: str) -> str:
     classes = sort_classes(columns.pop(class_column))
     if "" in classes:
         raise SystemExit(
-            f"{path}: column '{class_column}' must not have empty cells. Remove those lines."
+            f"{path}: column '{class_column}' must not have empty cells. Remove the lines that "
+            "contain them."
         )
     if len(classes) < 2:
         raise SystemExit(f"{path}: column '{class_column}' must have two or more classes.")
@@ -248,7 +249,7 @@ PUBLISH_DATA = False
 
 # gc=False: a row is never part of a reference cycle.
 class Row(msgspec.Struct, rename="camel", gc=False):
-    """One row of DATA, with its fields in the model's order."""
+    """One row of DATA, with its fields in the order that the model expects."""
 
     # The limits are those of the data, rounded outward: check them. A unit is a description:
     # msgspec.Meta(ge=0, le=100, description="in cm").

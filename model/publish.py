@@ -421,7 +421,7 @@ def predict_proba(classifier: XGBClassifier, source: str, samples: Array) -> Arr
             raise ValueError(f"its probabilities have the shape {probabilities.shape}")
     except Exception as error:
         raise SystemExit(
-            f"{source} fails to predict ({summarize(error)}). Train an XGBClassifier, and "
+            f"{source} cannot make predictions ({summarize(error)}). Train an XGBClassifier, and "
             "save it right after fit()."
         ) from error
     return probabilities
@@ -635,7 +635,8 @@ def print_confusion(classes: Array, predicted: Array) -> None:
         reordered = [CLASSES[index] for index in class_by_label]
         print(
             f"Warning: with CLASSES = {tuple(reordered)} in schema.py, more predictions would be "
-            "right. If this is the model's order, change schema.py and publish the model again."
+            "right. If the model was trained with this order, change schema.py and publish the "
+            "model again."
         )
 
 

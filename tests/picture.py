@@ -1,4 +1,4 @@
-"""Take README's picture of the demo page: python -m tests.picture"""
+"""Take README's screenshot of the demo page: python -m tests.picture"""
 
 import base64
 import tempfile

@@ -144,11 +144,7 @@ INVALID_SAMPLES: dict[str, tuple[bytes, list[dict[str, str]]]] = {
     ),
     "typo": (  # LAST is misspelled, and its plural is added
         change(**{f"{LAST}s": 1}).replace(b'"%b": ' % LAST.encode(), b'"%bX": ' % LAST.encode()),
-        [
-            field_error(
-                -1, f"{MISSING}; the {SAMPLE_NAME} has the unknown fields '{LAST}X', '{LAST}s'"
-            )
-        ],
+        [field_error(-1, f"{MISSING}; the {SAMPLE_NAME} has unknown fields '{LAST}X', '{LAST}s'")],
     ),
 }
 if not FIELDS[-1].is_optional:

@@ -492,8 +492,8 @@ NOT_DRAFTED = {
         "more than case and punctuation. Rename one."),
     "other number of cells": ("a,kind\n1,x\n1,2,y\n", ", line 3: expected 2 cells, got 3."),
     "one class": ("a,kind\n1,x\n2,x\n", ": column 'kind' must have two or more classes."),
-    "empty class": ("a,kind\n1,x\n2,\n", ": column 'kind' must not have empty cells. Remove those "
-        "lines."),
+    "empty class": ("a,kind\n1,x\n2,\n", ": column 'kind' must not have empty cells. Remove the "
+        "lines that contain them."),
     "no numbers": ("a,kind\nred,x\nblue,y\n", "must have two or more numeric columns besides "
         "'kind'."),
 }  # fmt: skip

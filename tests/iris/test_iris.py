@@ -122,9 +122,9 @@ def test_invalid_field_has_its_error(
     ("others", "unknown"),
     [
         ({}, ""),
-        ({"petalWidth": 1.8}, "; the flower has the unknown field 'petalWidth'"),
-        ({"a": 1, "b": 2}, "; the flower has the unknown fields 'a', 'b'"),
-        ({"a": 1, "b": 2, "c": 3, "d": 4}, "; the flower has the unknown fields 'a', 'b', 'c'"),
+        ({"petalWidth": 1.8}, "; the flower has an unknown field 'petalWidth'"),
+        ({"a": 1, "b": 2}, "; the flower has unknown fields 'a', 'b'"),
+        ({"a": 1, "b": 2, "c": 3, "d": 4}, "; the flower has unknown fields 'a', 'b', 'c'"),
     ],
     ids=["none", "one", "two", "four"],
 )

@@ -106,7 +106,7 @@ def test_most_confident_mistake_is_described_and_shown(
     open_page(browser, page_url(service))
     assert (
         "The model's most confident mistake: it predicts versicolor with a probability of 99.6% "
-        "for one flower of the class virginica."
+        "for one flower of class virginica."
     ) in text(browser, "header")
     browser.find_element(By.ID, "show-mistake").click()
     wait_for(browser, "#class", "versicolor")

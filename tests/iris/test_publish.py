@@ -376,7 +376,7 @@ REJECTED: dict[str, tuple[str, Callable[[], Any], str]] = {
     "missing is None": (
         ".pkl",
         lambda: fit().set_params(missing=None),
-        "fails to predict (XGBoostError: Invalid type for: `missing`, expecting one of "
+        "cannot make predictions (XGBoostError: Invalid type for: `missing`, expecting one of "
         "the: {`Number`, `Integer`}, got: `Null`). Train an XGBClassifier, and save it right "
         "after fit().",
     ),
@@ -502,7 +502,7 @@ REJECTED: dict[str, tuple[str, Callable[[], Any], str]] = {
     "assigned booster": (
         ".pkl",
         assign_booster,
-        "fails to predict (AttributeError: 'XGBClassifier' object has no attribute "
+        "cannot make predictions (AttributeError: 'XGBClassifier' object has no attribute "
         "'n_classes_'). Train an XGBClassifier, and save it right after fit().",
     ),
 }
@@ -688,8 +688,8 @@ def test_renamed_classes_are_a_warning(
     publish_file(save(classifier, tmp_path / "model.pkl"))
     assert (
         "Warning: with CLASSES = ('virginica', 'setosa', 'versicolor') in schema.py, more "
-        "predictions would be right. If this is the model's order, change schema.py and publish "
-        "the model again."
+        "predictions would be right. If the model was trained with this order, change schema.py "
+        "and publish the model again."
     ) in capsys.readouterr().out
 
 
