@@ -38,7 +38,7 @@ keepalive = 95
 # seconds of SIGTERM: 2 for this, 2 more if a reload (SIGHUP) must finish first, and 1 for the rest.
 graceful_timeout = 2
 # Each connection needs a file descriptor, and a worker about 11 more; 32 leaves a margin. Once
-# 15/16 of them are open, the worker evicts a client for each new one.
+# 15/16 of worker_connections are open, the worker evicts a client for each new one.
 worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 32)
 # The worker limits the request line and headers to 64 KiB together, so a single field may have all
 # of it, and the line needs no limit of its own (0 means none). A short field takes 300 bytes of

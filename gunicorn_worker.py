@@ -44,8 +44,8 @@ MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forwa
 HEAD_RATE = 2**22  # bytes per second: after n bytes of headers, recv pauses for n / HEAD_RATE
 MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took twice the memory
-# Bytes that the kernel buffers before send blocks; Linux doubles this. Twice 32 KiB is too little
-# for a loopback packet: a response of 1 MB to a proxy on the same host took 0.4 s, not 8 ms.
+# Bytes that the kernel buffers before send blocks; Linux doubles this. 32 KiB, even doubled, would
+# be too little for a loopback packet: 1 MB to a proxy on the same host took 0.4 s, not 8 ms.
 SEND_BUFFER = 40 * 2**10
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 TIMED_OUT = {  # in the other phases, a missed deadline is not logged
@@ -120,7 +120,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         client.begin(IDLE, HEAD_TIMEOUT)
         self.clients.add(client)
-        if isinstance(address, tuple):  # not on a Unix socket; IPv6 sockets prefix IPv4 addresses
+        if isinstance(address, tuple):  # not a Unix socket's; IPv6 sockets add this prefix to IPv4
             address = (address[0].removeprefix("::ffff:"), address[1])
         try:
             # The client also stands in for the listener, which may be closed by now.
@@ -135,7 +135,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         super().handle_request(listener_name, request, client, address)
         client.begin(DRAIN, READ_TIMEOUT)
         if not read_to_end(request.body) or client.dropped:
-            raise StopIteration  # what arrives next may belong to the body, or must not be served
+            raise StopIteration  # no further request: the body may go on, or the client is dropped
         client.begin(IDLE, self.cfg.keepalive)
         # A client that pipelines may never wait in recv: here it can be evicted.
         client.wait(sleep, YIELD)
@@ -246,8 +246,8 @@ class Client(socket.socket):  # type: ignore[misc]
 
         Connections with a request in flight are reset, because the kernel would keep an unread
         response for minutes. Others are not: the kernel may still be delivering their last
-        response. A request that has already arrived on one is still served; gevent's own shutdown
-        would abort the pending recv, and lose it.
+        response, and if a request has already arrived, it is served. gevent's own shutdown would
+        lose it, because it aborts a pending recv.
         """
         self.dropped = True
         self.deadline = math.inf

@@ -173,7 +173,9 @@ def run_xgboost(booster: xgboost.Booster, samples: Array) -> NDArray[np.float32]
     )
     shape = ctypes.POINTER(ctypes.c_uint64)()
     n_dimensions = ctypes.c_uint64()
-    result = ctypes.POINTER(ctypes.c_float)()  # XGBoost's own memory, until this thread's next call
+    result = ctypes.POINTER(
+        ctypes.c_float
+    )()  # XGBoost's own memory, valid until this thread's next call
     outputs = [ctypes.byref(output) for output in (shape, n_dimensions, result)]
     predict_from_dense = xgboost.core._LIB.XGBoosterPredictFromDense
     xgboost.core._check_call(

@@ -45,16 +45,12 @@ class BodyReader:
         self.rejected = 0
         self.warned_at = -math.inf  # seconds of time.monotonic
         self.lock = threading.Lock()
-        if self.size_per_body > LARGE_REQUESTS:  # otherwise, the longest response always fits
-            # No limit above MAX_RESPONSE fits: its longest response is more than LARGE_REQUESTS
-            # times the limit, which is the whole budget. Up to MAX_RESPONSE, the budget is
-            # LARGE_REQUESTS * MAX_RESPONSE.
-            largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
-            if limit > largest:
-                raise SystemExit(
-                    f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not "
-                    f"{limit}: the response to a longer body would exceed the memory budget."
-                )
+        if self.size_per_body * limit > self.budget:
+            raise SystemExit(
+                f"FLASK_MAX_CONTENT_LENGTH must be less than {limit} for this schema: the response "
+                f"to a body of that length could exceed the memory budget of {self.budget} bytes. "
+                f"The default is {max_length(response_per_body)}."
+            )
 
     def read(self) -> bytes:
         """Return the body of Flask's current request.

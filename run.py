@@ -45,7 +45,9 @@ def check_model_info(path: Path) -> None:
 check_model_info(Path(__file__).parent / "static" / "model-info.json")
 app = Flask(__name__)
 app.config.from_mapping(
-    MAX_CONTENT_LENGTH=request_body.max_length(RESPONSE_PER_BODY),  # for body_reader below
+    MAX_CONTENT_LENGTH=request_body.max_length(
+        RESPONSE_PER_BODY
+    ),  # bytes; enforced by body_reader below
     CORS_MAX_AGE=7200,  # seconds for which browsers cache a preflight response; Chrome's maximum
     CORS_EXPOSE_HEADERS=["Allow", "Retry-After"],  # pages of other origins may read these as well
 )
@@ -178,7 +180,9 @@ class Server(ThreadedWSGIServer):
 
 if __name__ == "__main__":
     port = settings.port()
-    host = "127.0.0.1" if app.debug else settings.wildcard_address()  # the debugger runs any code
+    host = (
+        "127.0.0.1" if app.debug else settings.wildcard_address()
+    )  # the debugger lets its users run any code
     print(f" * {model.describe()}")
     print(f" * Demo page: {settings.page_url(host, port)} (press CTRL+C to quit)", flush=True)
     if app.debug:

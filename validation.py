@@ -94,7 +94,10 @@ def read_field(info: msgspec.inspect.Field, hint: Any) -> Field:
 
 
 def length_without_values(names: Collection[str]) -> int:
-    """Return the length in bytes of an object and a comma in compact JSON, without its values."""
+    """Return the length in bytes of an object in compact JSON, without its values.
+
+    It includes the comma that follows the object in an array.
+    """
     with_zeros = msgspec.json.encode(dict.fromkeys(names, 0))
     return len(with_zeros) - len(names) + len(",")
 

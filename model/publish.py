@@ -326,8 +326,8 @@ def check_kind(classifier: Any, source: str) -> None:
     if not isinstance(classifier, XGBClassifier):
         raise SystemExit(
             f"{source} must be an XGBClassifier, a fitted search that wraps one, or a Booster, not "
-            f"{type(classifier).__name__}. Save the XGBClassifier itself, trained on the columns "
-            "of schema.py as they are."
+            f"{type(classifier).__name__}. Save the XGBClassifier itself, trained directly on the "
+            "columns listed in schema.py."
         )
     if not classifier.__sklearn_is_fitted__():
         raise SystemExit(f"{source} is not fitted. Call fit() before you save it.")

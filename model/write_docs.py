@@ -510,7 +510,7 @@ def usage_block(service: ModuleType, example: JsonObject, data: bytes | None) ->
     labels = [f"`{index}` for {name}" for index, name in enumerate(CLASSES)]
     many = ""
     if data and len(data) <= service.body_reader.limit:
-        many = ' `-d "@static/training-data.json"` sends an array of all the data.'
+        many = ' `-d "@static/training-data.json"` sends all the data as an array.'
     return "\n\n".join(
         [
             f"`static/example.json` contains one {SAMPLE_NAME}:",

@@ -309,7 +309,7 @@ def test_two_classes_are_served_to_the_bit(
 
 # ---- Rejected ------------------------------------------------------------------------------
 
-ITSELF = "Save the XGBClassifier itself, trained on the columns of schema.py as they are."
+ITSELF = "Save the XGBClassifier itself, trained directly on the columns listed in schema.py."
 SAVE_AGAIN = (
     "Save an XGBClassifier with classifier.save_model('model.json'), using the version of XGBoost "
     "that trained it, and publish model.json."
