@@ -44,8 +44,8 @@ MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forwa
 HEAD_RATE = 2**22  # bytes per second: after n bytes of headers, recv pauses for n / HEAD_RATE
 MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took twice the memory
-# Bytes that the kernel buffers before send blocks; Linux doubles this. 32 KiB, even doubled, would
-# be too little for a loopback packet: 1 MB to a proxy on the same host took 0.4 s, not 8 ms.
+# Bytes that the kernel buffers before send blocks; Linux doubles this. With 32 KiB, a packet on the
+# loopback interface (64 KiB plus overhead) does not fit: 1 MB to a local proxy takes 400 ms, not 8.
 SEND_BUFFER = 40 * 2**10
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 TIMED_OUT = {  # in the other phases, a missed deadline is not logged
@@ -120,7 +120,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         client.begin(IDLE, HEAD_TIMEOUT)
         self.clients.add(client)
-        if isinstance(address, tuple):  # not a Unix socket's; IPv6 sockets add this prefix to IPv4
+        if isinstance(address, tuple):  # not a Unix socket's
+            # An IPv6 socket prefixes a client's IPv4 address.
             address = (address[0].removeprefix("::ffff:"), address[1])
         try:
             # The client also stands in for the listener, which may be closed by now.
@@ -137,7 +138,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         if not read_to_end(request.body) or client.dropped:
             raise StopIteration  # no further request: the body may go on, or the client is dropped
         client.begin(IDLE, self.cfg.keepalive)
-        # A client that pipelines may never wait in recv: here it can be evicted.
+        # A client that pipelines may never wait in recv. It must be evictable, so let it wait here.
         client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:

@@ -27,8 +27,10 @@ N_FEATURES = len(FEATURES)
 # Whether a feature may be missing, by feature: `float | None` in schema.py.
 OPTIONAL = [type(None) in get_args(hint) for hint in get_type_hints(Sample).values()]
 
-MAX_VALUES = 300_000  # cells times classes of a table: encoded as JSON, these take 20 MB
-MAX_EVALUATIONS = 25_000_000  # cells times trees: XGBoost evaluates 25 million in half a second
+# Limits of the lookup table (see `tabulate`): its cells times classes, which take 20 MB as JSON,
+# and its cells times trees, which XGBoost evaluates in half a second.
+MAX_VALUES = 300_000
+MAX_EVALUATIONS = 25_000_000
 ALLOWED_GLOBALS = {"xgboost.sklearn.XGBClassifier", "xgboost.core.Booster", "builtins.bytearray"}
 CURE = "Publish the model again: python model/train.py, or python model/publish.py FILE"
 
