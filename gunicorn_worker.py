@@ -101,7 +101,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def free_slot(self) -> None:
         """Wait for a free slot. Evicting takes time, so it starts before the last slot is taken."""
         if self.pool.free_count() <= self.pool.size // 16:
-            sleep(YIELD)  # most clients whose request has arrived are no longer IDLE after this
+            sleep(YIELD)  # after this, most requests that have arrived are in flight or served
             self.evict()
         while not self.pool.wait_available(EVICTION):
             self.evict()
@@ -247,8 +247,8 @@ class Client(socket.socket):  # type: ignore[misc]
 
         Connections with a request in flight are reset, because the kernel would keep an unread
         response for minutes. Others are not: the kernel may still be delivering their last
-        response, and if a request has already arrived, it is served. gevent's own shutdown would
-        lose it, because it aborts a pending recv.
+        response, and a request that has already arrived is still served. gevent's own shutdown
+        would lose that request, because it aborts a pending recv.
         """
         self.dropped = True
         self.deadline = math.inf

@@ -175,14 +175,13 @@ def run_xgboost(booster: xgboost.Booster, samples: Array) -> NDArray[np.float32]
     )
     shape = ctypes.POINTER(ctypes.c_uint64)()
     n_dimensions = ctypes.c_uint64()
-    result = ctypes.POINTER(
-        ctypes.c_float
-    )()  # XGBoost's own memory, valid until this thread's next call
+    result = ctypes.POINTER(ctypes.c_float)()
     outputs = [ctypes.byref(output) for output in (shape, n_dimensions, result)]
     predict_from_dense = xgboost.core._LIB.XGBoosterPredictFromDense
     xgboost.core._check_call(
         predict_from_dense(booster.handle, data, PREDICT_CONFIG, None, *outputs)
     )
+    # XGBoost reuses this memory in the thread's next call, so copy it.
     return np.ctypeslib.as_array(result, (shape[0], shape[1])).copy()
 
 

@@ -16,7 +16,7 @@ from werkzeug.exceptions import ServiceUnavailable
 # body is lowered. Small requests are exempt from the memory budget (see BodyReader).
 MAX_LENGTH, MAX_RESPONSE = 2**21, 3 * 2**20
 SMALL, SMALL_RESPONSE = 2**14, 3 * 2**13
-LARGE_REQUESTS = 8  # the budget, in responses of MAX_RESPONSE bytes
+LARGE_REQUESTS = 8  # the budget has room for this many responses of MAX_RESPONSE bytes
 WARNING_INTERVAL = 10  # seconds between two warnings about rejected requests, at minimum
 
 

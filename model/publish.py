@@ -269,8 +269,8 @@ def read_classifier(path: Path) -> Any:
     """Return the object in a file; `publish` rejects it if it is not a classifier.
 
     A Booster, or a file in one of XGBoost's own formats, is loaded with XGBClassifier.load_model:
-    the classifier predicts up to the best iteration, and only NaN counts as missing. Raises
-    SystemExit if the file cannot be loaded.
+    the classifier predicts with the trees up to the best iteration, and only NaN counts as missing.
+    Raises SystemExit if the file cannot be loaded.
     """
     try:
         content = path.read_bytes()
