@@ -3,7 +3,7 @@
 It is GeventWorker with its own `run`, which gunicorn lets subclasses override; TLS and HTTP/2 are
 not supported. It also relies on undocumented behavior; tests/test_worker.py fails if this changes:
 
-- `self.sockets` are gevent's. gevent's sendall calls `send`, and `_sock` is the real socket.
+- `self.sockets` holds gevent sockets, whose sendall calls `send`. `_sock` is the real socket.
 - AsyncWorker.handle uses its listener for the address only, and calls handle_request for each
   request. It calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders.
 - handle closes the connection after StopIteration. AsyncWorker.handle_request raises it after a
@@ -121,7 +121,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.begin(IDLE, HEAD_TIMEOUT)
         self.clients.add(client)
         if isinstance(address, tuple):  # not a Unix socket's
-            # An IPv6 socket prefixes a client's IPv4 address.
+            # An IPv6 socket reports a client's IPv4 address with this prefix.
             address = (address[0].removeprefix("::ffff:"), address[1])
         try:
             # The client also stands in for the listener, which may be closed by now.
@@ -138,7 +138,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         if not read_to_end(request.body) or client.dropped:
             raise StopIteration  # no further request: the body may go on, or the client is dropped
         client.begin(IDLE, self.cfg.keepalive)
-        # A client that pipelines may never wait in recv. It must be evictable, so let it wait here.
+        # If a client pipelines, the worker may never wait in recv. Wait here, so it can be evicted.
         client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:

@@ -28,7 +28,7 @@ N_FEATURES = len(FEATURES)
 OPTIONAL = [type(None) in get_args(hint) for hint in get_type_hints(Sample).values()]
 
 # Limits of the lookup table (see `tabulate`): its cells times classes, which take 20 MB as JSON,
-# and its cells times trees, which XGBoost evaluates in half a second.
+# and its cells times trees, which XGBoost evaluates in 0.5 s.
 MAX_VALUES = 300_000
 MAX_EVALUATIONS = 25_000_000
 ALLOWED_GLOBALS = {"xgboost.sklearn.XGBClassifier", "xgboost.core.Booster", "builtins.bytearray"}
