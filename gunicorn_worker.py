@@ -3,7 +3,8 @@
 It is GeventWorker with its own `run`, which gunicorn lets subclasses override; TLS and HTTP/2 are
 not supported. It also relies on undocumented behavior; tests/test_worker.py fails if this changes:
 
-- `self.sockets` holds gevent sockets, whose sendall calls `send`. `_sock` is the real socket.
+- `self.sockets` holds gevent sockets. The sendall of a gevent socket calls `send`, and its `_sock` is
+  the real socket.
 - AsyncWorker.handle uses its listener for the address only, and calls handle_request for each
   request. It calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders.
 - handle closes the connection after StopIteration. AsyncWorker.handle_request raises it after a
@@ -120,7 +121,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         client.begin(IDLE, HEAD_TIMEOUT)
         self.clients.add(client)
-        if isinstance(address, tuple):  # not a Unix socket's
+        if isinstance(address, tuple):  # not from a Unix socket
             # An IPv6 socket reports a client's IPv4 address with this prefix.
             address = (address[0].removeprefix("::ffff:"), address[1])
         try:
