@@ -3,8 +3,8 @@
 It is GeventWorker with its own `run`, which gunicorn lets subclasses override; TLS and HTTP/2 are
 not supported. It also relies on undocumented behavior; tests/test_worker.py fails if this changes:
 
-- `self.sockets` holds gevent sockets. The sendall of a gevent socket calls `send`, and its `_sock` is
-  the real socket.
+- `self.sockets` holds gevent sockets. A gevent socket's sendall calls its `send`; `_sock` is the
+  real socket.
 - AsyncWorker.handle uses its listener for the address only, and calls handle_request for each
   request. It calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders.
 - handle closes the connection after StopIteration. AsyncWorker.handle_request raises it after a
@@ -102,7 +102,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def free_slot(self) -> None:
         """Wait for a free slot. Evicting takes time, so it starts before the last slot is taken."""
         if self.pool.free_count() <= self.pool.size // 16:
-            sleep(YIELD)  # after this, most requests that have arrived are in flight or served
+            sleep(YIELD)  # let requests that have arrived begin: evict prefers clients without one
             self.evict()
         while not self.pool.wait_available(EVICTION):
             self.evict()
@@ -139,7 +139,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         if not read_to_end(request.body) or client.dropped:
             raise StopIteration  # no further request: the body may go on, or the client is dropped
         client.begin(IDLE, self.cfg.keepalive)
-        # If a client pipelines, the worker may never wait in recv. Wait here, so it can be evicted.
+        # A pipelining client may never be waited for in recv: here it can be evicted.
         client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:
@@ -189,7 +189,7 @@ class Client(socket.socket):  # type: ignore[misc]
         self.head_size = 0
 
     def wait(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run an operation under a deadline, deduct its time from time_left, return its result."""
+        """Run an operation under a deadline, and deduct the time it took from time_left."""
         started = monotonic()
         stall = math.inf if self.phase in (IDLE, HEAD) else STALL_TIMEOUT
         self.deadline = started + min(self.time_left, stall)

@@ -85,8 +85,8 @@ def tabulate(
     shape = [len(edges) + 1 for edges in edges_by_feature.values()]
 
     # One sample per cell. Each feature's lower bounds lie along an axis of their own, and are
-    # broadcast over the others. Infinity is the last edge of an optional feature, and only NaN is
-    # in the interval that begins there (see find_edges).
+    # broadcast over the others. Infinity is the last edge of an optional feature. NaN comes after
+    # it, so the interval that begins there contains only NaN (see find_edges).
     cells = np.zeros((*shape, N_FEATURES), np.float32)
     for axis, (feature, edges) in enumerate(edges_by_feature.items()):
         lower_bounds = np.insert(edges, 0, np.finfo(np.float32).min)
