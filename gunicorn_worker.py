@@ -139,7 +139,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         if not read_to_end(request.body) or client.dropped:
             raise StopIteration  # no further request: the body may go on, or the client is dropped
         client.begin(IDLE, self.cfg.keepalive)
-        # A pipelining client may never be waited for in recv: here it can be evicted.
+        # If the client pipelines, gunicorn may have its next request already, and not call recv. So
+        # wait here, to let the client be evicted.
         client.wait(sleep, YIELD)
 
     def sweep(self, idle_too: bool = False) -> None:

@@ -24,7 +24,7 @@ from schema import CLASSES, DATA, Sample
 PATH = Path(__file__).parent / "model" / f"xgboost-{Path(DATA).stem}.pgz"
 FEATURES = list(Sample.__struct_encode_fields__)  # their names in JSON
 N_FEATURES = len(FEATURES)
-# Whether a feature may be missing, by feature: `float | None` in schema.py.
+# For each feature, whether it may be missing: whether schema.py declares it as `float | None`.
 OPTIONAL = [type(None) in get_args(hint) for hint in get_type_hints(Sample).values()]
 
 # Limits of the lookup table (see `tabulate`): its cells times classes, which take 20 MB as JSON,
@@ -85,8 +85,8 @@ def tabulate(
     shape = [len(edges) + 1 for edges in edges_by_feature.values()]
 
     # One sample per cell. Each feature's lower bounds lie along an axis of their own, and are
-    # broadcast over the others. Infinity is the last edge of an optional feature. NaN comes after
-    # it, so the interval that begins there contains only NaN (see find_edges).
+    # broadcast over the others. An optional feature's last edge is infinity. No sample is infinite,
+    # so the interval that begins there contains only NaN (see find_edges).
     cells = np.zeros((*shape, N_FEATURES), np.float32)
     for axis, (feature, edges) in enumerate(edges_by_feature.items()):
         lower_bounds = np.insert(edges, 0, np.finfo(np.float32).min)

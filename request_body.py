@@ -85,7 +85,7 @@ class BodyReader:
         small reserves the whole limit, because it may become that long.
         """
         body = read_or_abort(stream, self.small + 1)
-        if self.small < len(body) <= self.limit:
+        if len(body) > self.small:
             self.reserve(self.limit)
             body += read_or_abort(stream, self.limit + 1 - len(body))
         if len(body) > self.limit:

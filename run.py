@@ -45,9 +45,9 @@ def check_model_info(path: Path) -> None:
 check_model_info(Path(__file__).parent / "static" / "model-info.json")
 app = Flask(__name__)
 app.config.from_mapping(
-    MAX_CONTENT_LENGTH=request_body.max_length(
-        RESPONSE_PER_BODY
-    ),  # bytes; enforced by body_reader below
+    # The default body limit, in bytes, lower if responses are much longer than bodies. body_reader
+    # below enforces it.
+    MAX_CONTENT_LENGTH=request_body.max_length(RESPONSE_PER_BODY),
     CORS_MAX_AGE=7200,  # seconds for which browsers cache a preflight response; Chrome's maximum
     CORS_EXPOSE_HEADERS=["Allow", "Retry-After"],  # pages of other origins may read these as well
 )

@@ -139,8 +139,8 @@ def origin_pattern(origin: Any) -> str | re.Pattern[str]:
 def normalized(origin: str) -> str:
     """Return an origin as browsers send it.
 
-    They send scheme and host in lower case, leave out the scheme's default port, and shorten IP
-    addresses. Raises ValueError or OSError for an invalid port or IP address.
+    They send scheme and host in lower case, leave out the scheme's default port, and write 127.1 as
+    127.0.0.1 and IPv6 addresses in their shortest form. Raises ValueError or OSError for an invalid port or IP address.
     """
     url = urlsplit(origin.lower())
     host, port = url.hostname or "", url.port

@@ -58,7 +58,7 @@ OBJECTIVES = ("multi:softprob", "binary:logistic")  # those whose predictions ar
 # The largest share of a model's split thresholds that may lie outside their column's range in DATA.
 # In models of iris with the columns in the right order, at most 5% do; in other orders, 7 to 81%.
 MAX_SHARE_OUTSIDE = 0.06
-# Predictions are compared for this many samples of random values (or more, if there are many
+# Predictions are compared for this many random combinations of values (or more, if there are many
 # thresholds) and for the first rows of DATA, up to this many.
 N_CHECKED = 10_000
 

@@ -25,7 +25,7 @@ NODE_MODULES = ROOT / "tests" / "node_modules"
 PATH = os.pathsep.join(
     [str(NODE_MODULES / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
 )
-# The first folder on a service's PYTHONPATH. Its sklearn.py hides scikit-learn by raising
+# A service's PYTHONPATH, unless a test overrides it. Its sklearn.py hides scikit-learn by raising
 # ImportError: without scikit-learn, as in the Docker image, the service starts in half the time.
 WITHOUT_SCIKIT_LEARN = str(ROOT / "tests" / "image")
 
