@@ -214,7 +214,8 @@ class Client(socket.socket):  # type: ignore[misc]
     def recv_head(self, size: int) -> bytes:
         """Receive part of a request's headers, or raise LimitRequestHeaders.
 
-        gunicorn searches all of them again after each part, so pause in proportion to their size.
+        After each part, gunicorn searches all that was received for the headers' end, so pause in
+        proportion to its size.
         """
         if self.head_size == MAX_HEAD:
             raise LimitRequestHeaders(f"the headers are longer than {MAX_HEAD} bytes")
@@ -249,8 +250,8 @@ class Client(socket.socket):  # type: ignore[misc]
 
         Connections with a request in flight are reset, because the kernel would keep an unread
         response for minutes. Others are not: the kernel may still be delivering their last
-        response, and a request that has already arrived is still served. gevent's own shutdown
-        would lose that request, because it aborts a pending recv.
+        response, and if a client was idle but its next request has arrived, that one is served.
+        gevent's own shutdown would lose the request, because it aborts a pending recv.
         """
         self.dropped = True
         self.deadline = math.inf

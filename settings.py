@@ -73,8 +73,8 @@ def check_server(logger: Logger) -> None:
 def check_names(config: dict[str, Any]) -> None:
     """Reject what looks like a misspelled FLASK_MAX_CONTENT_LENGTH or FLASK_CORS_ variable.
 
-    Flask would ignore it, and with FLASK_CORS_ORIGIN for FLASK_CORS_ORIGINS, every origin would
-    stay allowed. `config` holds the defaults. Other unknown names pass: `flask run`, for example,
+    Flask would ignore it: FLASK_CORS_ORIGIN instead of FLASK_CORS_ORIGINS would leave every origin
+    allowed. `config` holds the defaults. Other unknown names pass: `flask run`, for example,
     reads FLASK_APP.
     """
     known = [*CONFIG_OPTIONS, "MAX_CONTENT_LENGTH"]
@@ -140,7 +140,8 @@ def normalized(origin: str) -> str:
     """Return an origin as browsers send it.
 
     They send scheme and host in lower case, leave out the scheme's default port, and write 127.1 as
-    127.0.0.1 and IPv6 addresses in their shortest form. Raises ValueError or OSError for an invalid port or IP address.
+    127.0.0.1 and IPv6 addresses in their shortest form. Raises ValueError or OSError for an invalid
+    port or IP address.
     """
     url = urlsplit(origin.lower())
     host, port = url.hostname or "", url.port
