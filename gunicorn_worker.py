@@ -136,12 +136,14 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         request.body.reader.limit_trailer_section = MAX_HEAD  # gunicorn's is larger
         super().handle_request(listener_name, request, client, address)
         client.begin(DRAIN, READ_TIMEOUT)
-        if not read_to_end(request.body) or client.dropped:
-            raise StopIteration  # no further request: the body may go on, or the client is dropped
+        if not read_to_end(request.body):
+            raise StopIteration  # what arrives next may belong to the body
         client.begin(IDLE, self.cfg.keepalive)
-        # If the client pipelines, gunicorn may have its next request already, and not call recv. So
-        # wait here, to let the client be evicted.
+        # If the client pipelines, gunicorn may have its next request already, and not call recv. A
+        # client can be evicted only while the worker waits for it, so wait here briefly.
         client.wait(sleep, YIELD)
+        if client.dropped:
+            raise StopIteration
 
     def sweep(self, idle_too: bool = False) -> None:
         """Sleep, then drop clients whose deadline had passed before the sleep.
@@ -214,8 +216,8 @@ class Client(socket.socket):  # type: ignore[misc]
     def recv_head(self, size: int) -> bytes:
         """Receive part of a request's headers, or raise LimitRequestHeaders.
 
-        After each part, gunicorn searches all that was received for the headers' end, so pause in
-        proportion to its size.
+        After each part, gunicorn searches everything received so far for the end of the headers,
+        so pause in proportion to how much that is.
         """
         if self.head_size == MAX_HEAD:
             raise LimitRequestHeaders(f"the headers are longer than {MAX_HEAD} bytes")
