@@ -45,8 +45,8 @@ MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forwa
 HEAD_RATE = 2**22  # bytes per second: after n bytes of headers, recv pauses for n / HEAD_RATE
 MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took twice the memory
-# Bytes that the kernel buffers before send blocks; Linux doubles this. With 32 KiB, a packet on the
-# loopback interface (64 KiB plus overhead) does not fit: 1 MB to a local proxy takes 400 ms, not 8.
+# Bytes that the kernel buffers before send blocks; Linux doubles this to 80 KiB. 64 KiB would be
+# too little for a packet on the loopback interface: 1 MB to a local proxy took 400 ms, not 8.
 SEND_BUFFER = 40 * 2**10
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 TIMED_OUT = {  # in the other phases, a missed deadline is not logged
@@ -139,8 +139,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         if not read_to_end(request.body):
             raise StopIteration  # what arrives next may belong to the body
         client.begin(IDLE, self.cfg.keepalive)
-        # If the client pipelines, gunicorn may have its next request already, and not call recv. A
-        # client can be evicted only while the worker waits for it, so wait here briefly.
+        # If the client pipelines, gunicorn may already have its next request, and so not call recv.
+        # A client can be evicted only while the worker waits for it, so wait here briefly.
         client.wait(sleep, YIELD)
         if client.dropped:
             raise StopIteration
@@ -152,7 +152,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         """
         self.notify()
         now = monotonic()
-        sleep(SWEEP)  # if the process was paused, what arrived meanwhile is received first
+        sleep(SWEEP)  # clients can receive what arrived if the process was paused
         for client in self.clients:
             is_late = client.deadline < now
             if is_late and client.phase in TIMED_OUT:
@@ -252,8 +252,8 @@ class Client(socket.socket):  # type: ignore[misc]
 
         Connections with a request in flight are reset, because the kernel would keep an unread
         response for minutes. Others are not: the kernel may still be delivering their last
-        response, and if a client was idle but its next request has arrived, that one is served.
-        gevent's own shutdown would lose the request, because it aborts a pending recv.
+        response, and if a client was idle but its next request has arrived, that request is served.
+        gevent's own shutdown would lose it, because it aborts a pending recv.
         """
         self.dropped = True
         self.deadline = math.inf
