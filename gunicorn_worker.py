@@ -6,7 +6,7 @@ not supported. It also relies on undocumented behavior; tests/test_worker.py fai
 - `self.sockets` holds gevent sockets. A gevent socket's sendall calls its `send`; `_sock` is the
   real socket.
 - AsyncWorker.handle uses its listener for the address only, and calls handle_request for each
-  request. It calls recv inside timeout_ctx, and responds 431 to LimitRequestHeaders.
+  request. It calls recv inside timeout_ctx, and responds with 431 if it raises LimitRequestHeaders.
 - handle closes the connection after StopIteration. AsyncWorker.handle_request raises it after a
   request that began when `alive` was false, so that a stopping worker does not wait for another.
 - request.body.read returns what the app left unread. A chunked body's reader has the attribute
@@ -45,8 +45,8 @@ MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forwa
 HEAD_RATE = 2**22  # bytes per second: after n bytes of headers, recv pauses for n / HEAD_RATE
 MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took twice the memory
-# Bytes that the kernel buffers before send blocks; Linux doubles this to 80 KiB. 64 KiB would be
-# too little for a packet on the loopback interface: 1 MB to a local proxy took 400 ms, not 8.
+# Bytes that the kernel buffers before send blocks; Linux doubles this, to 80 KiB. With 32 doubled to
+# 64, a packet on the loopback interface did not fit: 1 MB to a local proxy took 400 ms, not 8.
 SEND_BUFFER = 40 * 2**10
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 TIMED_OUT = {  # in the other phases, a missed deadline is not logged
@@ -116,8 +116,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
             client.drop()
             self.drop_counts["evicted for a new connection"] += 1
 
-    def serve(self, accepted: Any, address: Any) -> None:
-        client = Client(fileno=accepted.detach())
+    def serve(self, connection: Any, address: Any) -> None:
+        client = Client(fileno=connection.detach())
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         client.begin(IDLE, HEAD_TIMEOUT)
         self.clients.add(client)
@@ -152,7 +152,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         """
         self.notify()
         now = monotonic()
-        sleep(SWEEP)  # clients can receive what arrived if the process was paused
+        sleep(SWEEP)  # if the process was paused, this lets greenlets receive what arrived
         for client in self.clients:
             is_late = client.deadline < now
             if is_late and client.phase in TIMED_OUT:
