@@ -6,7 +6,8 @@ not supported. It also relies on undocumented behavior; tests/test_worker.py fai
 - `self.sockets` holds gevent sockets. A gevent socket's sendall calls its `send`; `_sock` is the
   real socket.
 - AsyncWorker.handle uses its listener for the address only, and calls handle_request for each
-  request. It calls recv inside timeout_ctx, and responds with 431 if it raises LimitRequestHeaders.
+  request. It calls recv inside timeout_ctx, and responds with 431 if recv raises
+  LimitRequestHeaders.
 - handle closes the connection after StopIteration. AsyncWorker.handle_request raises it after a
   request that began when `alive` was false, so that a stopping worker does not wait for another.
 - request.body.read returns what the app left unread. A chunked body's reader has the attribute
@@ -45,8 +46,8 @@ MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forwa
 HEAD_RATE = 2**22  # bytes per second: after n bytes of headers, recv pauses for n / HEAD_RATE
 MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took twice the memory
-# Bytes that the kernel buffers before send blocks; Linux doubles this, to 80 KiB. With 32 doubled to
-# 64, a packet on the loopback interface did not fit: 1 MB to a local proxy took 400 ms, not 8.
+# Bytes that the kernel buffers before send blocks; Linux doubles this. With 32 KiB (64 KiB after
+# doubling), a loopback packet did not fit: sending 1 MB to a local proxy took 400 ms instead of 8.
 SEND_BUFFER = 40 * 2**10
 RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # for SO_LINGER
 TIMED_OUT = {  # in the other phases, a missed deadline is not logged
@@ -252,7 +253,7 @@ class Client(socket.socket):  # type: ignore[misc]
 
         Connections with a request in flight are reset, because the kernel would keep an unread
         response for minutes. Others are not: the kernel may still be delivering their last
-        response, and if a client was idle but its next request has arrived, that request is served.
+        response, and if a request has arrived while recv is pending, that request is served.
         gevent's own shutdown would lose it, because it aborts a pending recv.
         """
         self.dropped = True
