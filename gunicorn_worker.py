@@ -154,6 +154,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
         self.notify()
         now = monotonic()
         sleep(SWEEP)  # if the process was paused, this lets greenlets receive what arrived
+        sleep(YIELD)  # libev runs timers before sockets that became ready at the same time
         for client in self.clients:
             is_late = client.deadline < now
             if is_late and client.phase in TIMED_OUT:
@@ -211,7 +212,7 @@ class Client(socket.socket):  # type: ignore[misc]
         data = self.wait(super().recv, min(size, READ_SIZE))
         if self.dropped and not data:  # an app could take this for the end of the body
             raise ConnectionResetError(errno.ECONNRESET, "dropped by the worker")
-        self.wait(sleep, YIELD)  # a client that never pauses must not keep others waiting
+        sleep(YIELD)  # a client that never pauses must not keep others waiting
         return data
 
     def recv_head(self, size: int) -> bytes:
@@ -245,7 +246,7 @@ class Client(socket.socket):  # type: ignore[misc]
             with suppress(OSError):
                 self.shutdown(socket.SHUT_WR)
                 while self.recv(READ_SIZE):
-                    pass
+                    self.wait(sleep, YIELD)  # takes time_left even if the client never pauses
         super().close()
 
     def drop(self) -> None:

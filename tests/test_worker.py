@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import select
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
+import gevent
 import pytest
 
 import gunicorn_worker
@@ -199,6 +201,20 @@ def test_body_cut_short_by_the_worker_is_not_taken_for_complete() -> None:
         client.close()
 
 
+def test_client_whose_body_has_been_received_cannot_be_evicted() -> None:
+    """Without a service, because there this depends on microseconds."""
+    accepted, peer = socket.socketpair()
+    client = gunicorn_worker.Client(fileno=accepted.detach())
+    with peer:
+        peer.sendall(b"hello")
+        client.begin(gunicorn_worker.BODY, 1)
+        deadlines: list[float] = []
+        gevent.spawn(lambda: deadlines.append(client.deadline))
+        assert client.recv(5) == b"hello"  # other greenlets run before it returns
+        assert deadlines == [math.inf]
+    client.close()
+
+
 def test_full_worker_evicts_no_client_until_another_connects() -> None:
     with serve(APP, "--worker-connections=1") as service:
         connection = HTTPConnection("127.0.0.1", service.port, timeout=8)
@@ -311,6 +327,15 @@ def test_dripping_clients_are_dropped_when_the_time_for_a_request_has_passed(sen
         assert time.monotonic() > started + 1
 
 
+def test_client_that_never_stops_sending_is_dropped() -> None:
+    with serve(READ_TIMEOUT=2) as service, service.connect() as client:
+        client.sendall(UNREAD % 2**40)
+        deadline = time.monotonic() + 20
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < deadline:
+                client.sendall(bytes(2**20))
+
+
 def test_client_that_reads_too_slowly_is_dropped() -> None:
     with serve(SEND_TIMEOUT=2) as service, connect_slow_reader(service.port) as client:
         client.sendall(GET.replace(b"/", b"/large", 1) * 10)
@@ -353,6 +378,32 @@ def test_request_that_has_arrived_when_keep_alive_expires_is_served() -> None:
         assert all(read_response(client) == HELLO for client in clients[:50])
         assert all(client.recv(1) == b"" for client in clients)
     assert "WARNING" not in service.logged()
+
+
+def test_request_that_arrives_in_part_as_keep_alive_expires_is_served() -> None:
+    with serve(APP, "--keep-alive=1") as service, contextlib.ExitStack() as stack:
+        for _ in range(10):  # until this process is fast enough
+            clients = [stack.enter_context(service.connect()) for _ in range(40)]
+            busy = clients.pop()
+            for client in clients:
+                greet(client)
+                time.sleep(0.005)
+            time.sleep(0.9)
+            # While the app keeps the worker busy, connections expire, and requests begin to arrive.
+            busy.sendall(GET.replace(b"/", b"/busy", 1))
+            time.sleep(0.2)
+            open_clients = [client for client in clients if not is_closed(client)]
+            for client in open_clients:
+                client.settimeout(30)
+                client.sendall(POST % 5 + b"he")
+            if open_clients and not select.select([busy], [], [], 0)[0]:
+                break
+        else:
+            pytest.fail("no request arrived while the worker was busy")
+        assert read_response(busy) == (200, b"done")
+        for client in open_clients:
+            client.sendall(b"llo")
+            assert read_response(client) == (200, b"hello")
 
 
 @LINUX
