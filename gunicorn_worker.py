@@ -110,7 +110,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
 
     def evict(self) -> None:
         """Drop the client longest in its phase, preferably one without a request in flight."""
-        # A client with an infinite deadline is waiting for the app, or was just dropped.
+        # Clients with an infinite deadline are waiting for the worker, or were just dropped.
         evictable = [client for client in self.clients if client.deadline < math.inf]
         if evictable:
             client = min(evictable, key=lambda client: (client.phase in IN_FLIGHT, client.began))
@@ -246,7 +246,7 @@ class Client(socket.socket):  # type: ignore[misc]
             with suppress(OSError):
                 self.shutdown(socket.SHUT_WR)
                 while self.recv(READ_SIZE):
-                    self.wait(sleep, YIELD)  # takes time_left even if the client never pauses
+                    self.wait(sleep, YIELD)  # uses up time_left even if recv never has to wait
         super().close()
 
     def drop(self) -> None:
@@ -254,8 +254,8 @@ class Client(socket.socket):  # type: ignore[misc]
 
         Connections with a request in flight are reset, because the kernel would keep an unread
         response for minutes. Others are not: the kernel may still be delivering their last
-        response, and if a request has arrived while recv is pending, that request is served.
-        gevent's own shutdown would lose it, because it aborts a pending recv.
+        response, and a request in the receive buffer, which a pending recv has yet to return, is
+        still served. gevent's own shutdown would abort that recv, and lose the request.
         """
         self.dropped = True
         self.deadline = math.inf
