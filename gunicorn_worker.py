@@ -246,7 +246,9 @@ class Client(socket.socket):  # type: ignore[misc]
             with suppress(OSError):
                 self.shutdown(socket.SHUT_WR)
                 while self.recv(READ_SIZE):
-                    self.wait(sleep, YIELD)  # uses up time_left even if recv never has to wait
+                    # Unlike recv's own sleep, this one is deducted from time_left, so that a client
+                    # that never stops sending is dropped.
+                    self.wait(sleep, YIELD)
         super().close()
 
     def drop(self) -> None:
