@@ -43,7 +43,7 @@ EVICTION = 0.002  # seconds for an evicted client to free its slot, before anoth
 LOG_INTERVAL = 10  # seconds between rounds of warnings
 YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would skip those waiting for I/O
 MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forward no more
-HEAD_RATE = 2**22  # bytes per second: after n bytes of headers, recv pauses for n / HEAD_RATE
+HEAD_RATE = 2**22  # bytes per second: each recv pauses for headers received so far / HEAD_RATE
 MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took twice the memory
 # Bytes that the kernel buffers before send blocks; Linux doubles this. With 32 KiB (64 KiB after
@@ -246,8 +246,8 @@ class Client(socket.socket):  # type: ignore[misc]
             with suppress(OSError):
                 self.shutdown(socket.SHUT_WR)
                 while self.recv(READ_SIZE):
-                    # Unlike recv's own sleep, this one is deducted from time_left, so that a client
-                    # that never stops sending is dropped.
+                    # If data is always available, recv hardly waits, and its own sleep has no
+                    # deadline. This one has, so that a client that never stops sending is dropped.
                     self.wait(sleep, YIELD)
         super().close()
 
@@ -255,9 +255,9 @@ class Client(socket.socket):  # type: ignore[misc]
         """Make a pending recv return, or a pending send fail, so that the connection is closed.
 
         Connections with a request in flight are reset, because the kernel would keep an unread
-        response for minutes. Others are not: the kernel may still be delivering their last
-        response, and a request in the receive buffer, which a pending recv has yet to return, is
-        still served. gevent's own shutdown would abort that recv, and lose the request.
+        response for minutes. Others are not, because the kernel may still be delivering their last
+        response, or holding a request that a pending recv has yet to return. gevent's own shutdown
+        would abort that recv, and lose the request.
         """
         self.dropped = True
         self.deadline = math.inf

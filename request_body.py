@@ -43,7 +43,7 @@ class BodyReader:
         self.budget = LARGE_REQUESTS * max(limit, MAX_RESPONSE)
         self.reserved = 0
         self.rejected = 0
-        self.warned_at = -math.inf  # seconds of time.monotonic
+        self.warned_at = -math.inf  # the time of the last warning, from time.monotonic
         self.lock = threading.Lock()
         if self.size_per_body * limit > self.budget:
             raise SystemExit(

@@ -180,9 +180,8 @@ class Server(ThreadedWSGIServer):
 
 if __name__ == "__main__":
     port = settings.port()
-    host = (
-        "127.0.0.1" if app.debug else settings.wildcard_address()
-    )  # the debugger lets its users run any code
+    # Only for local clients in debug mode, because the debugger lets its users run any code.
+    host = "127.0.0.1" if app.debug else settings.wildcard_address()
     print(f" * {model.describe()}")
     print(f" * Demo page: {settings.page_url(host, port)} (press CTRL+C to quit)", flush=True)
     if app.debug:

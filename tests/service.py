@@ -25,8 +25,8 @@ NODE_MODULES = ROOT / "tests" / "node_modules"
 PATH = os.pathsep.join(
     [str(NODE_MODULES / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
 )
-# A service's PYTHONPATH, unless a test overrides it. This folder's sklearn.py raises ImportError:
-# without scikit-learn, as in the Docker image, the service starts in half the time.
+# A service's PYTHONPATH, unless a test overrides it. The sklearn.py in tests/image raises
+# ImportError: without scikit-learn, as in the Docker image, the service starts in half the time.
 WITHOUT_SCIKIT_LEARN = str(ROOT / "tests" / "image")
 
 
