@@ -43,7 +43,7 @@ EVICTION = 0.002  # seconds for an evicted client to free its slot, before anoth
 LOG_INTERVAL = 10  # seconds between rounds of warnings
 YIELD = 1e-9  # seconds, to let other greenlets run: sleep(0) would skip those waiting for I/O
 MAX_HEAD = 2**16  # bytes of request headers; AWS and Azure load balancers forward no more
-HEAD_RATE = 2**22  # bytes per second: each recv pauses for headers received so far / HEAD_RATE
+HEAD_RATE = 2**22  # bytes per second: before each recv, pause for (size of headers so far) / this
 MAX_UNREAD = 2**22  # bytes of a body; if the app leaves more unread, the connection is closed
 READ_SIZE = 2**14  # bytes of a body per recv; with 64 KiB, stalled clients took twice the memory
 # Bytes that the kernel buffers before send blocks; Linux doubles this. With 32 KiB (64 KiB after
@@ -247,7 +247,7 @@ class Client(socket.socket):  # type: ignore[misc]
                 self.shutdown(socket.SHUT_WR)
                 while self.recv(READ_SIZE):
                     # If data is always available, recv hardly waits, and its own sleep has no
-                    # deadline. This one has, so that a client that never stops sending is dropped.
+                    # deadline. This one does, so a client that never stops sending is dropped.
                     self.wait(sleep, YIELD)
         super().close()
 
