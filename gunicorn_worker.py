@@ -103,7 +103,9 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def free_slot(self) -> None:
         """Wait for a free slot. Evicting takes time, so it starts before the last slot is taken."""
         if self.pool.free_count() <= self.pool.size // 16:
-            sleep(YIELD)  # let requests that have arrived begin: evict prefers clients without one
+            sleep(
+                YIELD
+            )  # this starts requests that have arrived: evict prefers clients without any
             self.evict()
         while not self.pool.wait_available(EVICTION):
             self.evict()
@@ -246,8 +248,9 @@ class Client(socket.socket):  # type: ignore[misc]
             with suppress(OSError):
                 self.shutdown(socket.SHUT_WR)
                 while self.recv(READ_SIZE):
-                    # If data is always available, recv hardly waits, and its own sleep has no
-                    # deadline. This one does, so a client that never stops sending is dropped.
+                    # If data is always available, recv hardly waits, and the sleep at its end is
+                    # not deducted from time_left. This one is, so a client that never stops sending
+                    # runs out of time and is dropped.
                     self.wait(sleep, YIELD)
         super().close()
 
