@@ -103,9 +103,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gevent and gunicorn have no
     def free_slot(self) -> None:
         """Wait for a free slot. Evicting takes time, so it starts before the last slot is taken."""
         if self.pool.free_count() <= self.pool.size // 16:
-            sleep(
-                YIELD
-            )  # this starts requests that have arrived: evict prefers clients without any
+            # Let requests that have arrived start, because evict prefers clients without one.
+            sleep(YIELD)
             self.evict()
         while not self.pool.wait_available(EVICTION):
             self.evict()
