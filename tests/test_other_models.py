@@ -113,6 +113,6 @@ def test_table_with_missing_values_passes_the_tests(copy: Path) -> None:
     header = ["Customer", "Delta (%)", "class", "2nd_flr", "Tenure in months", "City", "Churned"]
     write_csv(copy / "model" / "churn.csv", header, rows)
     printed = draft(copy, "churn.csv", "Churned")
-    assert "'Customer' (such as 'customer 0'), 'City' (such as 'B" in printed
+    assert "'Customer' (contains 'customer 0'), 'City' (contains 'B" in printed
     run(copy, sys.executable, "model/train.py")
     run_tests(copy)
