@@ -46,10 +46,12 @@ class BodyReader:
         self.warned_at = -math.inf  # the time of the last warning, from time.monotonic
         self.lock = threading.Lock()
         if self.size_per_body * limit > self.budget:
+            # So size_per_body is above LARGE_REQUESTS, and a limit above MAX_RESPONSE never fits,
+            # because its budget is LARGE_REQUESTS * limit. All other limits have the same budget.
+            largest = int(LARGE_REQUESTS * MAX_RESPONSE / self.size_per_body)
             raise SystemExit(
-                f"FLASK_MAX_CONTENT_LENGTH must be less than {limit} for this schema: the response "
-                f"to a body of that length could exceed the memory budget of {self.budget} bytes. "
-                f"The default is {max_length(response_per_body)}."
+                f"FLASK_MAX_CONTENT_LENGTH must be at most {largest} for this schema, not {limit}: "
+                "the response to a longer body would exceed the memory budget."
             )
 
     def read(self) -> bytes:
@@ -85,7 +87,8 @@ class BodyReader:
         small reserves the whole limit, because it may become that long.
         """
         body = read_or_abort(stream, self.small + 1)
-        if len(body) > self.small:
+        # If self.small is the limit itself, a longer body is too long already.
+        if self.small < len(body) <= self.limit:
             self.reserve(self.limit)
             body += read_or_abort(stream, self.limit + 1 - len(body))
         if len(body) > self.limit:

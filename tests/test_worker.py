@@ -387,7 +387,20 @@ def test_request_that_has_arrived_when_keep_alive_expires_is_served() -> None:
     assert "WARNING" not in service.logged()
 
 
-def test_request_that_arrives_in_part_as_keep_alive_expires_is_served() -> None:
+LONG_UNREAD = UNREAD.replace(b"Host", b"Connection: close\r\nHost") % 5_000_000 + bytes(5_000_000)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "first", "response"),
+    [
+        (POST % 5 + b"hello", -3, (200, b"hello")),
+        (LONG_UNREAD, 100_000, (404, b"")),  # more than the worker reads of an unread body
+    ],
+    ids=["read", "unread"],
+)
+def test_request_that_arrives_in_part_as_keep_alive_expires_is_served(
+    request_bytes: bytes, first: int, response: tuple[int, bytes]
+) -> None:
     with serve(APP, "--keep-alive=1") as service, contextlib.ExitStack() as stack:
         for _ in range(10):  # until this process is fast enough
             clients = [stack.enter_context(service.connect()) for _ in range(100)]
@@ -402,15 +415,15 @@ def test_request_that_arrives_in_part_as_keep_alive_expires_is_served() -> None:
             open_clients = [client for client in clients if not is_closed(client)]
             for client in open_clients:
                 client.settimeout(30)
-                client.sendall(POST % 5 + b"he")
+                client.sendall(request_bytes[:first])
             if open_clients and not select.select([busy], [], [], 0)[0]:
                 break
         else:
             pytest.fail("no request arrived while the worker was busy")
         assert read_response(busy) == (200, b"done")
         for client in open_clients:
-            client.sendall(b"llo")
-            assert read_response(client) == (200, b"hello")
+            client.sendall(request_bytes[first:])
+            assert read_response(client) == response
 
 
 @LINUX
