@@ -7,7 +7,7 @@ RUN sed -i 's/^xgboost==/xgboost-cpu==/; /^pytest==/d; /^scikit-learn==/d' requi
     && pip install --no-cache-dir -r requirements.txt
 # .dockerignore excludes all but the files that the service needs.
 COPY . .
-# chmod: the checkout's file modes may allow only their owner to read. The check imports the service
+# chmod: the checked-out files may be readable only by their owner. The check imports the service
 # and so writes the bytecode of everything it uses, including the standard library: the running
 # service cannot write, so it would compile all of it at each start.
 RUN chmod -R a+rX . && gunicorn --check-config run:app

@@ -83,7 +83,7 @@ def read_columns(path: Path) -> dict[str, list[str]]:
         raise SystemExit(f"{path} must have a header, and then one sample per line.")
     if len(header) == 1:
         raise SystemExit(f"{path} must have columns separated by commas, not just '{header[0]}'.")
-    names = [name for name in header if split_words(name)]  # an index of pandas has no name
+    names = [name for name in header if split_words(name)]  # pandas writes its index without a name
     if len(set(names)) < len(names):
         raise SystemExit(f"{path} must have a header with unique names, not {header}.")
     for line, row in rows:
@@ -189,10 +189,10 @@ LONG_OPTIONAL_FIELD = """\
 
 
 def round_outward(low: float, high: float, is_integer: bool) -> tuple[float, float]:
-    """Return readable limits around values, a little apart from them.
+    """Return round limits that leave a small margin around values.
 
-    They are multiples of 1, 2 or 5 times a power of ten, and not negative if no value is. A few
-    whole numbers, such as 0 and 1, are their own limits.
+    They are multiples of 1, 2 or 5 times a power of ten, and not negative if no value is. Whole
+    numbers in a range of less than 8, such as 0 and 1, get no margin.
     """
     if low == high:
         high = low + max(1, abs(low))
@@ -243,7 +243,7 @@ CLASSES = {classes}
 # the documentation. If None, these are the medians of the two largest classes.
 EXAMPLES = None
 # Whether the demo page and the documentation may show rows of DATA to anyone who can reach the
-# service. If so, EXAMPLES may be rows.
+# service. If False, EXAMPLES must be None.
 PUBLISH_DATA = False
 
 

@@ -145,7 +145,7 @@ def starts() -> None:
             lambda: python("import xgboost"),
             lambda: python("import model"),
             lambda: python("import xgboost, flask"),
-            # With scikit-learn, like what it is compared with.
+            # PYTHONPATH="" does not hide scikit-learn, which the compared imports load as well.
             lambda: services.enter_context(Service(PYTHONPATH="")),
             rounds=7,
         )
